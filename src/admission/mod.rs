@@ -1,0 +1,148 @@
+//! Memory at the edge: one budget in bytes for all requests that are being read or answered.
+//!
+//! 1. A request takes its size from the budget before its body is read, and gives it back with its reply, so
+//!    bodies in memory are bounded by the budget however many connections there are.
+//! 2. Who finds the budget used up waits a short bounded time (the network is back-pressured meanwhile), then is
+//!    refused with a delay that differs from caller to caller, so that they do not come back all at once.
+//! 3. Waiters are served in order, so a large request is not starved by small ones.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// What one permit of the semaphore stands for, so that budgets over 4 GiB fit its 32 bits.
+const UNIT_BYTES: u64 = 1024;
+/// How long a request waits for memory before it is refused.
+const WAIT_MAX: Duration = Duration::from_millis(200);
+
+/// A budget of bytes, shared by its clones.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    units: Arc<Semaphore>,
+    units_max: u32,
+    wait_max: Duration,
+}
+
+/// Bytes taken from the budget; dropping gives them back.
+#[derive(Debug)]
+pub struct Permit {
+    _units: OwnedSemaphorePermit,
+}
+
+/// The budget is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a request of {wanted_bytes} bytes found the memory budget of {budget_bytes} bytes in use; try again after the delay"
+)]
+pub struct BudgetUsedUp {
+    pub wanted_bytes: u64,
+    pub budget_bytes: u64,
+}
+
+impl Admission {
+    /// A budget of this many bytes. It is raised to `request_bytes_max` if smaller, so that the largest request can
+    /// be admitted at all.
+    pub fn new(budget_bytes: u64, request_bytes_max: u64) -> Self {
+        let units = budget_bytes.max(request_bytes_max).div_ceil(UNIT_BYTES);
+        let units_max = u32::try_from(units).unwrap_or(u32::MAX).min(Semaphore::MAX_PERMITS as u32);
+        Self { units: Arc::new(Semaphore::new(units_max as usize)), units_max, wait_max: WAIT_MAX }
+    }
+
+    /// The whole budget.
+    pub fn budget_bytes(&self) -> u64 {
+        u64::from(self.units_max) * UNIT_BYTES
+    }
+
+    /// What is taken now.
+    pub fn used_bytes(&self) -> u64 {
+        self.budget_bytes() - self.units.available_permits() as u64 * UNIT_BYTES
+    }
+
+    /// Takes bytes if they are free now. A request larger than the budget takes all of it.
+    pub fn try_admit(&self, bytes: u64) -> Option<Permit> {
+        let units = self.units.clone().try_acquire_many_owned(self.units_of(bytes));
+        units.ok().map(|units| Permit { _units: units })
+    }
+
+    /// Takes bytes, waiting a short bounded time for them.
+    pub async fn admit(&self, bytes: u64) -> Result<Permit, BudgetUsedUp> {
+        let acquire = self.units.clone().acquire_many_owned(self.units_of(bytes));
+        match tokio::time::timeout(self.wait_max, acquire).await {
+            Ok(units) => Ok(Permit { _units: units.expect("the semaphore is never closed") }),
+            Err(_) => Err(BudgetUsedUp { wanted_bytes: bytes, budget_bytes: self.budget_bytes() }),
+        }
+    }
+
+    fn units_of(&self, bytes: u64) -> u32 {
+        u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).min(self.units_max)
+    }
+}
+
+/// A delay of `base` to twice that. Successive calls differ: jitter is a hash of a counter.
+pub fn retry_delay(base: Duration) -> Duration {
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    base + base.mul_f64(fraction(call))
+}
+
+/// A number in 0..1 that looks random (the finisher of splitmix64).
+fn fraction(seed: u64) -> f64 {
+    let mut hash = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((hash ^ (hash >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn small(budget_bytes: u64) -> Admission {
+        Admission { wait_max: Duration::from_millis(5), ..Admission::new(budget_bytes, 0) }
+    }
+
+    #[tokio::test]
+    async fn the_budget_is_taken_and_given_back() {
+        let admission = small(10 * 1024);
+        let first = admission.admit(6 * 1024).await.unwrap();
+        assert_eq!(admission.used_bytes(), 6 * 1024);
+        let refused = admission.admit(5 * 1024).await.unwrap_err();
+        assert_eq!(refused, BudgetUsedUp { wanted_bytes: 5 * 1024, budget_bytes: 10 * 1024 });
+        assert!(admission.try_admit(5 * 1024).is_none());
+        let second = admission.try_admit(1).unwrap();
+        assert_eq!(admission.used_bytes(), 7 * 1024);
+        drop((first, second));
+        assert_eq!(admission.used_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_largest_request_fits_any_budget() {
+        let admission = Admission::new(1, 9 << 20);
+        assert_eq!(admission.budget_bytes(), 9 << 20);
+        let _all = admission.admit(u64::MAX).await.unwrap();
+        assert_eq!(admission.used_bytes(), 9 << 20);
+    }
+
+    #[tokio::test]
+    async fn a_waiter_gets_what_is_given_back() {
+        let admission = Admission { wait_max: Duration::from_secs(60), ..Admission::new(1024, 0) };
+        let taken = admission.admit(1024).await.unwrap();
+        let waiter = tokio::spawn({
+            let admission = admission.clone();
+            async move { admission.admit(1024).await.map(drop) }
+        });
+        tokio::task::yield_now().await;
+        drop(taken);
+        assert_eq!(waiter.await.unwrap(), Ok(()));
+    }
+
+    #[test]
+    fn delays_differ_within_their_bounds() {
+        let base = Duration::from_secs(1);
+        let delays: std::collections::BTreeSet<Duration> = (0..100).map(|_| retry_delay(base)).collect();
+        assert_eq!(delays.len(), 100);
+        assert!(delays.iter().all(|delay| (base..2 * base).contains(delay)));
+    }
+}

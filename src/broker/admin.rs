@@ -1,0 +1,162 @@
+//! Calls about queues, subscriptions and figures.
+
+use super::api::{BrokerError, Reply, ServerStats};
+use super::commits::Answer;
+use super::shell::Shell;
+use super::timers::Key;
+use crate::clock::Now;
+use crate::core::admin;
+use crate::core::state::{Queue, Subscription};
+use crate::core::types::*;
+use crate::ids::{QueueId, SubscriptionId, Uid};
+use crate::names::{Name, QueueName, SubscriptionName};
+
+impl Shell {
+    pub(super) fn create_queue(
+        &mut self,
+        name: QueueName,
+        config: QueueConfig,
+        default_subscription: bool,
+        now: Now,
+        reply: Reply<QueueView>,
+    ) {
+        let default_subscription = default_subscription.then(Uid::random);
+        let decision =
+            admin::create_queue(&self.state, name, config, Uid::random(), default_subscription, now);
+        self.enact_and_answer(decision, now, reply, |shell, id| shell.existing_queue(id).view());
+    }
+
+    pub(super) fn get_queue(&mut self, name: &QueueName, reply: Reply<QueueView>) {
+        let result = self.state.queue_named(name).map(Queue::view);
+        self.commits.answer(Answer::new(reply, result.map_err(Into::into)));
+    }
+
+    pub(super) fn list_queues(
+        &mut self,
+        namespace: &Name,
+        after: Option<&Name>,
+        limit: usize,
+        reply: Reply<Vec<QueueView>>,
+    ) {
+        let queues = self.state.queues_after(namespace, after).take(limit).map(Queue::view).collect();
+        self.commits.answer(Answer::new(reply, Ok(queues)));
+    }
+
+    pub(super) fn delete_queue(&mut self, name: &QueueName, now: Now, reply: Reply<()>) {
+        let decision = admin::delete_queue(&self.state, name);
+        let subscriptions: Vec<SubscriptionId> = match &decision {
+            Ok(decision) => self.existing_queue(decision.answer).subscriptions.values().copied().collect(),
+            Err(_) => Vec::new(),
+        };
+        self.enact_and_answer(decision, now, reply, |shell, id| {
+            shell.index.forget_queue(id);
+            shell.cache.forget(id);
+            subscriptions.into_iter().for_each(|id| shell.end_consumers(id));
+        });
+    }
+
+    pub(super) fn create_subscription(
+        &mut self,
+        name: SubscriptionName,
+        config: SubscriptionConfig,
+        start: Start,
+        now: Now,
+        reply: Reply<SubscriptionView>,
+    ) {
+        let decision = admin::create_subscription(&self.state, name, config, start, Uid::random(), now);
+        self.enact_and_answer(decision, now, reply, |shell, id| {
+            let subscription = shell.state.subscription(id).expect("it was just created");
+            shell.subscription_view(subscription, now)
+        });
+    }
+
+    pub(super) fn get_subscription(
+        &mut self,
+        name: &SubscriptionName,
+        now: Now,
+        reply: Reply<SubscriptionView>,
+    ) {
+        let result = self.state.subscription_named(name).map(|s| self.subscription_view(s, now));
+        self.commits.answer(Answer::new(reply, result.map_err(Into::into)));
+    }
+
+    pub(super) fn list_subscriptions(
+        &mut self,
+        queue: &QueueName,
+        after: Option<&Name>,
+        limit: usize,
+        now: Now,
+        reply: Reply<Vec<SubscriptionView>>,
+    ) {
+        let result = self.state.queue_named(queue).map(|queue| {
+            let later =
+                queue.subscriptions.iter().filter(|(name, _)| after.is_none_or(|after| *name > after));
+            let subscriptions = later.filter_map(|(_, id)| self.state.subscription(*id));
+            subscriptions.take(limit).map(|s| self.subscription_view(s, now)).collect()
+        });
+        self.commits.answer(Answer::new(reply, result.map_err(Into::into)));
+    }
+
+    pub(super) fn delete_subscription(&mut self, name: &SubscriptionName, now: Now, reply: Reply<()>) {
+        let decision = admin::delete_subscription(&self.state, name);
+        self.enact_and_answer(decision, now, reply, |shell, id| shell.end_consumers(id));
+    }
+
+    pub(super) fn queue_stats(&mut self, name: &QueueName, now: Now, reply: Reply<QueueStats>) {
+        let result = self.state.queue_named(name).map(|queue| {
+            let subscriptions = queue.subscriptions.values().filter_map(|id| self.state.subscription(*id));
+            let subscriptions: Vec<_> =
+                subscriptions.map(|s| (s.full_name(queue), self.subscription_stats(queue, s, now))).collect();
+            QueueStats {
+                name: queue.name.clone(),
+                next_offset: queue.next_offset,
+                waiting_messages: self.state.waiting_in(queue),
+                published_messages: queue.next_offset.0,
+                published_bytes: queue.published_bytes,
+                subscriptions,
+            }
+        });
+        self.commits.answer(Answer::new(reply, result.map_err(Into::into)));
+    }
+
+    pub(super) fn server_stats(&mut self, reply: Reply<ServerStats>) {
+        let log = self.log.counters();
+        let stats = ServerStats {
+            queues: self.state.queue_count() as u64,
+            subscriptions: self.state.subscription_count() as u64,
+            producers: self.state.producer_count() as u64,
+            consumers: self.consumers.len() as u64,
+            log_bytes: log.segment_bytes.get(),
+            segments: log.segments.get(),
+            commits: log.frames.get(),
+            syncs: log.syncs.get(),
+            records: log.records.get(),
+        };
+        self.commits.answer(Answer::new(reply, Ok(stats)));
+    }
+
+    fn existing_queue(&self, id: QueueId) -> &Queue {
+        self.state.queue(id).expect("it was just decided on")
+    }
+
+    fn subscription_view(&self, subscription: &Subscription, now: Now) -> SubscriptionView {
+        let queue = self.existing_queue(subscription.queue);
+        subscription.view(queue, self.subscription_stats(queue, subscription, now))
+    }
+
+    fn subscription_stats(&self, queue: &Queue, subscription: &Subscription, now: Now) -> SubscriptionStats {
+        let mut stats = subscription.stats(queue);
+        if let Some((oldest, _)) = self.index.find(queue.id, stats.ack_floor) {
+            stats.oldest_age_us = now.wall_us.saturating_sub(oldest.publish_time_us);
+        }
+        stats
+    }
+
+    /// Ends the streams and pulls of a subscription that is gone.
+    fn end_consumers(&mut self, id: SubscriptionId) {
+        self.timers.remove(Key::Subscription(id));
+        for consumer in self.consumers.remove_all(id) {
+            self.end_consumer(consumer, BrokerError::SubscriptionDeleted);
+        }
+    }
+}

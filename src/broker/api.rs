@@ -1,0 +1,451 @@
+//! The broker as its callers see it: a cloneable handle whose calls answer when what they promise is on disk.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::core::types::*;
+use crate::ids::{Offset, Uid};
+use crate::names::{Name, QueueName, SubscriptionName};
+use crate::record::{Lane, StoredParts};
+
+/// Why the broker refused or failed a call. Nothing of a refused call took effect.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BrokerError {
+    #[error(transparent)]
+    Rejected(#[from] Reject),
+    #[error("the request takes {bytes} bytes in the log; at most {max} fit one commit")]
+    RequestTooLarge { bytes: u64, max: u64 },
+    #[error(
+        "a message of queue {queue} is damaged on disk at offset {offset}; run forebay fsck on the data directory"
+    )]
+    DataLoss { queue: QueueName, offset: Offset },
+    #[error("the queue was deleted")]
+    QueueDeleted,
+    #[error("the subscription was deleted")]
+    SubscriptionDeleted,
+    #[error("the server is draining; try again after its restart")]
+    Draining,
+    #[error("the log has stopped: {why}")]
+    LogStopped { why: String },
+}
+
+/// A message to publish, as it will be stored.
+#[derive(Clone, Debug)]
+pub struct NewMessage {
+    pub lane: Lane,
+    pub parts: StoredParts,
+}
+
+/// The answer to a publish: its messages have the offsets `first_offset..first_offset + count`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    pub queue_uid: Uid,
+    pub first_offset: Offset,
+    pub count: u32,
+    pub publish_time_us: u64,
+    /// The producer's request had been stored before; nothing was added.
+    pub duplicate: bool,
+}
+
+/// A message as it was read back; `meta` is decoded by [`crate::record::meta`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredMessage {
+    pub queue_uid: Uid,
+    pub offset: Offset,
+    pub lane: Lane,
+    pub publish_time_us: u64,
+    pub meta: Bytes,
+    pub body: Bytes,
+}
+
+/// A message handed to a consumer until its lease ends.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    pub ack_id: String,
+    /// Deliveries so far, this one included.
+    pub attempt: u32,
+    /// How long the lease lasts from now, microseconds.
+    pub lease_us: u64,
+    pub message: StoredMessage,
+}
+
+/// What a pull wants.
+#[derive(Clone, Copy, Debug)]
+pub struct PullOptions {
+    pub messages_max: u32,
+    pub bytes_max: u64,
+    /// How long to wait for the first message; zero answers at once.
+    pub wait: Duration,
+    /// The lease, if other than the subscription's.
+    pub lease_us: Option<u64>,
+}
+
+/// What one stream consumer wants: deliveries go to `sink`, as far as its credits reach.
+#[derive(Debug)]
+pub struct SubscribeOptions {
+    pub lease_us: Option<u64>,
+    pub sink: mpsc::UnboundedSender<Vec<Delivery>>,
+}
+
+/// One acknowledgement id and how its delivery ends.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    pub ack_id: String,
+    pub ending: Ending,
+}
+
+/// Figures of the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServerStats {
+    pub queues: u64,
+    pub subscriptions: u64,
+    pub producers: u64,
+    pub consumers: u64,
+    pub log_bytes: u64,
+    pub segments: u64,
+    pub commits: u64,
+    pub syncs: u64,
+    pub records: u64,
+}
+
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, BrokerError>>;
+
+/// A call on its way to the broker's task.
+#[derive(Debug)]
+pub(crate) enum Request {
+    CreateQueue {
+        name: QueueName,
+        config: QueueConfig,
+        default_subscription: bool,
+        reply: Reply<QueueView>,
+    },
+    GetQueue {
+        name: QueueName,
+        reply: Reply<QueueView>,
+    },
+    ListQueues {
+        namespace: Name,
+        after: Option<Name>,
+        limit: usize,
+        reply: Reply<Vec<QueueView>>,
+    },
+    DeleteQueue {
+        name: QueueName,
+        reply: Reply<()>,
+    },
+    CreateSubscription {
+        name: SubscriptionName,
+        config: SubscriptionConfig,
+        start: Start,
+        reply: Reply<SubscriptionView>,
+    },
+    GetSubscription {
+        name: SubscriptionName,
+        reply: Reply<SubscriptionView>,
+    },
+    ListSubscriptions {
+        queue: QueueName,
+        after: Option<Name>,
+        limit: usize,
+        reply: Reply<Vec<SubscriptionView>>,
+    },
+    DeleteSubscription {
+        name: SubscriptionName,
+        reply: Reply<()>,
+    },
+    Publish {
+        queue: QueueName,
+        messages: Vec<NewMessage>,
+        producer: Option<ProducerStamp>,
+        reply: Reply<Published>,
+    },
+    Pull {
+        consumer: ConsumerId,
+        name: SubscriptionName,
+        options: PullOptions,
+        reply: Reply<Vec<Delivery>>,
+    },
+    Subscribe {
+        consumer: ConsumerId,
+        name: SubscriptionName,
+        options: SubscribeOptions,
+        reply: Reply<()>,
+    },
+    Credit {
+        consumer: ConsumerId,
+        messages: u64,
+        bytes: u64,
+    },
+    Taken {
+        consumer: ConsumerId,
+    },
+    /// The consumer has gone: a stream that ended, or a pull whose caller left before its answer.
+    Leave {
+        consumer: ConsumerId,
+    },
+    Settle {
+        name: SubscriptionName,
+        settlements: Vec<Settlement>,
+        reply: Reply<Vec<Settled>>,
+    },
+    Extend {
+        name: SubscriptionName,
+        ack_ids: Vec<String>,
+        lease_us: u64,
+        reply: Reply<Vec<Settled>>,
+    },
+    Peek {
+        queue: QueueName,
+        from: Option<Offset>,
+        messages_max: u32,
+        bytes_max: u64,
+        reply: Reply<Vec<StoredMessage>>,
+    },
+    QueueStats {
+        queue: QueueName,
+        reply: Reply<QueueStats>,
+    },
+    ServerStats {
+        reply: Reply<ServerStats>,
+    },
+    Drain {
+        reply: Reply<()>,
+    },
+    Close {
+        reply: Reply<()>,
+    },
+}
+
+/// A consumer's identity in this run of the server, given by its caller, so that a caller who leaves at any moment
+/// can say who has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ConsumerId(pub u64);
+
+/// The way to the broker. Calls answer only when what they report is on disk, refusals too.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    pub(crate) requests: mpsc::UnboundedSender<Request>,
+    /// Set when the broker has ended.
+    pub(crate) stop_reason: Arc<OnceLock<String>>,
+    last_consumer: Arc<AtomicU64>,
+}
+
+/// A stream consumer; dropping it ends its deliveries. Its leases live on.
+#[derive(Debug)]
+pub struct Consumer {
+    id: ConsumerId,
+    requests: mpsc::UnboundedSender<Request>,
+}
+
+impl Consumer {
+    /// Lets the broker send this many more messages and body bytes.
+    pub fn add_credit(&self, messages: u64, bytes: u64) {
+        let _ = self.requests.send(Request::Credit { consumer: self.id, messages, bytes });
+    }
+
+    /// Says that a delivery was taken out of the sink; only a few are sent ahead of this.
+    pub fn taken(&self) {
+        let _ = self.requests.send(Request::Taken { consumer: self.id });
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        let _ = self.requests.send(Request::Leave { consumer: self.id });
+    }
+}
+
+/// A pull under way. When its caller goes away, its place in line ends, and messages that were just handed to it are
+/// released: nobody will see them.
+struct Pulling<'a> {
+    consumer: ConsumerId,
+    name: SubscriptionName,
+    requests: &'a mpsc::UnboundedSender<Request>,
+    answer: oneshot::Receiver<Result<Vec<Delivery>, BrokerError>>,
+    answered: bool,
+}
+
+impl Drop for Pulling<'_> {
+    fn drop(&mut self) {
+        if self.answered {
+            return;
+        }
+        self.answer.close();
+        let name = self.name.clone();
+        let request = match self.answer.try_recv() {
+            Ok(Ok(deliveries)) if !deliveries.is_empty() => {
+                let release =
+                    |delivery: Delivery| Settlement { ack_id: delivery.ack_id, ending: Ending::Release };
+                let settlements = deliveries.into_iter().map(release).collect();
+                Request::Settle { name, settlements, reply: oneshot::channel().0 }
+            }
+            _ => Request::Leave { consumer: self.consumer },
+        };
+        // Should it fail, the broker has ended.
+        let _ = self.requests.send(request);
+    }
+}
+
+impl Broker {
+    pub(crate) fn new(requests: mpsc::UnboundedSender<Request>, stop_reason: Arc<OnceLock<String>>) -> Self {
+        Self { requests, stop_reason, last_consumer: Arc::default() }
+    }
+
+    fn next_consumer(&self) -> ConsumerId {
+        ConsumerId(self.last_consumer.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    async fn call<T>(&self, make: impl FnOnce(Reply<T>) -> Request) -> Result<T, BrokerError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(make(reply)).map_err(|_| self.gone())?;
+        answer.await.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    fn gone(&self) -> BrokerError {
+        let why = self.stop_reason.get().map_or("the broker was closed", String::as_str);
+        BrokerError::LogStopped { why: why.to_owned() }
+    }
+
+    pub async fn create_queue(
+        &self,
+        name: QueueName,
+        config: QueueConfig,
+        default_subscription: bool,
+    ) -> Result<QueueView, BrokerError> {
+        self.call(|reply| Request::CreateQueue { name, config, default_subscription, reply }).await
+    }
+
+    pub async fn get_queue(&self, name: QueueName) -> Result<QueueView, BrokerError> {
+        self.call(|reply| Request::GetQueue { name, reply }).await
+    }
+
+    /// Queues of a namespace in order of name, those after `after`.
+    pub async fn list_queues(
+        &self,
+        namespace: Name,
+        after: Option<Name>,
+        limit: usize,
+    ) -> Result<Vec<QueueView>, BrokerError> {
+        self.call(|reply| Request::ListQueues { namespace, after, limit, reply }).await
+    }
+
+    pub async fn delete_queue(&self, name: QueueName) -> Result<(), BrokerError> {
+        self.call(|reply| Request::DeleteQueue { name, reply }).await
+    }
+
+    pub async fn create_subscription(
+        &self,
+        name: SubscriptionName,
+        config: SubscriptionConfig,
+        start: Start,
+    ) -> Result<SubscriptionView, BrokerError> {
+        self.call(|reply| Request::CreateSubscription { name, config, start, reply }).await
+    }
+
+    pub async fn get_subscription(&self, name: SubscriptionName) -> Result<SubscriptionView, BrokerError> {
+        self.call(|reply| Request::GetSubscription { name, reply }).await
+    }
+
+    /// Subscriptions of a queue in order of name, those after `after`.
+    pub async fn list_subscriptions(
+        &self,
+        queue: QueueName,
+        after: Option<Name>,
+        limit: usize,
+    ) -> Result<Vec<SubscriptionView>, BrokerError> {
+        self.call(|reply| Request::ListSubscriptions { queue, after, limit, reply }).await
+    }
+
+    pub async fn delete_subscription(&self, name: SubscriptionName) -> Result<(), BrokerError> {
+        self.call(|reply| Request::DeleteSubscription { name, reply }).await
+    }
+
+    /// Stores messages, all or none, and answers when they are on disk.
+    pub async fn publish(
+        &self,
+        queue: QueueName,
+        messages: Vec<NewMessage>,
+        producer: Option<ProducerStamp>,
+    ) -> Result<Published, BrokerError> {
+        self.call(|reply| Request::Publish { queue, messages, producer, reply }).await
+    }
+
+    /// Leases waiting messages; an empty answer means that none came within the wait.
+    pub async fn pull(
+        &self,
+        name: SubscriptionName,
+        options: PullOptions,
+    ) -> Result<Vec<Delivery>, BrokerError> {
+        let (reply, answer) = oneshot::channel();
+        let consumer = self.next_consumer();
+        let request = Request::Pull { consumer, name: name.clone(), options, reply };
+        self.requests.send(request).map_err(|_| self.gone())?;
+        let mut pulling = Pulling { consumer, name, requests: &self.requests, answer, answered: false };
+        let answer = (&mut pulling.answer).await;
+        pulling.answered = true;
+        answer.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    /// Opens a stream of deliveries; it starts without credit.
+    pub async fn subscribe(
+        &self,
+        name: SubscriptionName,
+        options: SubscribeOptions,
+    ) -> Result<Consumer, BrokerError> {
+        let consumer = Consumer { id: self.next_consumer(), requests: self.requests.clone() };
+        self.call(|reply| Request::Subscribe { consumer: consumer.id, name, options, reply }).await?;
+        Ok(consumer)
+    }
+
+    /// Ends deliveries; one outcome per settlement, in order.
+    pub async fn settle(
+        &self,
+        name: SubscriptionName,
+        settlements: Vec<Settlement>,
+    ) -> Result<Vec<Settled>, BrokerError> {
+        self.call(|reply| Request::Settle { name, settlements, reply }).await
+    }
+
+    /// Lets leases last `lease_us` from now; one outcome per id, in order.
+    pub async fn extend(
+        &self,
+        name: SubscriptionName,
+        ack_ids: Vec<String>,
+        lease_us: u64,
+    ) -> Result<Vec<Settled>, BrokerError> {
+        self.call(|reply| Request::Extend { name, ack_ids, lease_us, reply }).await
+    }
+
+    /// Reads messages without leasing them, from `from` or the earliest that is waiting for some subscription.
+    pub async fn peek(
+        &self,
+        queue: QueueName,
+        from: Option<Offset>,
+        messages_max: u32,
+        bytes_max: u64,
+    ) -> Result<Vec<StoredMessage>, BrokerError> {
+        self.call(|reply| Request::Peek { queue, from, messages_max, bytes_max, reply }).await
+    }
+
+    pub async fn queue_stats(&self, queue: QueueName) -> Result<QueueStats, BrokerError> {
+        self.call(|reply| Request::QueueStats { queue, reply }).await
+    }
+
+    pub async fn server_stats(&self) -> Result<ServerStats, BrokerError> {
+        self.call(|reply| Request::ServerStats { reply }).await
+    }
+
+    /// Refuses new work, answers what is under way, and returns when all of it is on disk.
+    pub async fn drain(&self) -> Result<(), BrokerError> {
+        self.call(|reply| Request::Drain { reply }).await
+    }
+
+    /// Writes what is left, closes the log and ends the broker; calls after it fail.
+    pub async fn close(&self) -> Result<(), BrokerError> {
+        self.call(|reply| Request::Close { reply }).await
+    }
+}

@@ -1,0 +1,157 @@
+//! What is on its way to the log, and the answers that wait for it.
+//!
+//! Records of many calls share one batch; the log commits batches whole and in order. An answer is given once
+//! everything decided before it is on disk, refusals too: they may rest on a change that is not durable yet. Lease
+//! records are lazy: they travel with the next batch, at the latest [`LAZY_US`] later, and no answer waits for them.
+
+use std::collections::VecDeque;
+
+use super::api::{BrokerError, Published, Reply};
+use crate::core::types::Settled;
+use crate::ids::Ticket;
+use crate::log::{Batch, Log};
+use crate::record::{Record, envelope::encoded_len};
+
+/// How long a lazy record may wait for company, microseconds.
+pub const LAZY_US: u64 = 50_000;
+/// Bytes at which a batch is handed over without waiting for the end of the round; smaller logs take less.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// An answer that waits for the disk.
+pub enum Answer {
+    Publish(Reply<Published>, Result<Published, BrokerError>),
+    Settle(Reply<Vec<Settled>>, Result<Vec<Settled>, BrokerError>),
+    /// Called with the error if the log stops first.
+    Other(Box<dyn FnOnce(Option<BrokerError>) + Send>),
+}
+
+impl Answer {
+    /// An answer of any type.
+    pub fn new<T: Send + 'static>(reply: Reply<T>, result: Result<T, BrokerError>) -> Self {
+        Self::Other(Box::new(move |stopped| {
+            let _ = reply.send(stopped.map_or(result, Err));
+        }))
+    }
+
+    // A caller that has gone away wants no answer.
+    fn give(self, stopped: Option<BrokerError>) {
+        match self {
+            Self::Publish(reply, result) => drop(reply.send(stopped.map_or(result, Err))),
+            Self::Settle(reply, result) => drop(reply.send(stopped.map_or(result, Err))),
+            Self::Other(answer) => answer(stopped),
+        }
+    }
+}
+
+/// See the module's header.
+pub struct Commits {
+    pending: Vec<Record>,
+    pending_bytes: usize,
+    pending_urgent: bool,
+    lazy_since_us: Option<u64>,
+    /// The ticket of the batch that is being filled.
+    filling: Ticket,
+    /// The last batch with something that answers wait for.
+    gate: Ticket,
+    durable: Ticket,
+    waiting: VecDeque<(Ticket, Answer)>,
+}
+
+impl Default for Commits {
+    fn default() -> Self {
+        Self {
+            pending: Vec::new(),
+            pending_bytes: 0,
+            pending_urgent: false,
+            lazy_since_us: None,
+            filling: Ticket(1),
+            gate: Ticket(0),
+            durable: Ticket(0),
+            waiting: VecDeque::new(),
+        }
+    }
+}
+
+impl Commits {
+    /// Adds the records of one decision; they are committed together.
+    pub fn add(&mut self, records: Vec<Record>, log: &Log, log_us: u64) {
+        let bytes: usize = records.iter().map(encoded_len).sum();
+        self.make_room(bytes, log, log_us);
+        self.pending.extend(records);
+        self.pending_bytes += bytes;
+        self.pending_urgent = true;
+        self.gate = self.filling;
+    }
+
+    /// Adds a record that nothing waits for.
+    pub fn add_lazily(&mut self, record: Record, log: &Log, log_us: u64) {
+        let bytes = encoded_len(&record);
+        self.make_room(bytes, log, log_us);
+        self.pending_bytes += bytes;
+        self.pending.push(record);
+        self.lazy_since_us.get_or_insert(log_us);
+    }
+
+    /// Gives an answer as soon as all that was added so far, lazy records aside, is on disk.
+    pub fn answer(&mut self, answer: Answer) {
+        if self.gate <= self.durable {
+            answer.give(None);
+        } else {
+            self.waiting.push_back((self.gate, answer));
+        }
+    }
+
+    /// Hands over what is urgent, or has waited long enough.
+    pub fn flush(&mut self, log: &Log, log_us: u64) {
+        let due = self.lazy_due_us().is_some_and(|due| due <= log_us);
+        if self.pending_urgent || due {
+            self.submit(log, log_us);
+        }
+    }
+
+    /// Hands over everything, and waits for it in the answers that follow.
+    pub fn flush_all(&mut self, log: &Log, log_us: u64) {
+        if !self.pending.is_empty() {
+            self.gate = self.filling;
+            self.submit(log, log_us);
+        }
+    }
+
+    /// When a lazy record must be handed over.
+    pub fn lazy_due_us(&self) -> Option<u64> {
+        self.lazy_since_us.map(|since| since + LAZY_US)
+    }
+
+    /// Everything up to `through` is on disk.
+    pub fn committed(&mut self, through: Ticket) {
+        self.durable = self.durable.max(through);
+        while self.waiting.front().is_some_and(|(ticket, _)| *ticket <= self.durable) {
+            let (_, answer) = self.waiting.pop_front().expect("seen above");
+            answer.give(None);
+        }
+    }
+
+    /// Nothing more will be on disk.
+    pub fn stopped(&mut self, error: &BrokerError) {
+        for (_, answer) in self.waiting.drain(..) {
+            answer.give(Some(error.clone()));
+        }
+    }
+
+    /// Hands over what is there if `bytes` more would be too much for one batch.
+    fn make_room(&mut self, bytes: usize, log: &Log, log_us: u64) {
+        let most = BATCH_BYTES.min(usize::try_from(log.batch_bytes_max()).unwrap_or(BATCH_BYTES));
+        if self.pending_bytes > 0 && self.pending_bytes + bytes > most {
+            self.submit(log, log_us);
+        }
+    }
+
+    fn submit(&mut self, log: &Log, log_us: u64) {
+        let records = std::mem::take(&mut self.pending);
+        log.submit(Batch { records, ticket: self.filling, log_time_us: log_us });
+        self.filling = self.filling.next();
+        self.pending_bytes = 0;
+        self.pending_urgent = false;
+        self.lazy_since_us = None;
+    }
+}

@@ -1,0 +1,123 @@
+//! From a data directory to a running broker.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use rustc_hash::FxHashSet;
+use tokio::sync::mpsc;
+
+use super::ack_id::AckIds;
+use super::api::{Broker, BrokerError};
+use super::cache::TailCache;
+use super::commits::Commits;
+use super::consumers::Consumers;
+use super::settle::Jobs;
+use super::shell::{Inbox, Shell};
+use super::timers::Timers;
+use crate::clock::{Clock, wall_us};
+use crate::core::{Event, State, event_codec};
+use crate::disk::Disk;
+use crate::ids::Uid;
+use crate::log::{self, Index, LogError, LogOptions, ReplayError, Replayed, Torn};
+use crate::record::Kind;
+
+/// Why a broker could not be opened.
+pub type OpenError = LogError;
+
+/// A broker and what its opening found.
+pub struct Opened {
+    pub broker: Broker,
+    /// The broker's task; to be run once, and to its end.
+    pub task: BrokerTask,
+    pub cluster: Uid,
+    pub incarnation: u32,
+    /// Messages that wait for some subscription.
+    pub waiting_messages: u64,
+    /// What was cut off the log's end.
+    pub torn: Vec<Torn>,
+    /// Files that were not of the log, where they are now.
+    pub set_aside: Vec<PathBuf>,
+}
+
+/// The broker before it runs.
+pub struct BrokerTask {
+    shell: Shell,
+    inbox: Inbox,
+}
+
+impl BrokerTask {
+    /// Runs until the broker is closed, or its log stops, which is the error.
+    pub async fn run(self) -> Result<(), BrokerError> {
+        self.shell.run(self.inbox).await
+    }
+}
+
+/// Opens the log, replays it into the core, and makes the broker. Blocks until recovery is done.
+///
+/// # Errors
+/// What keeps the log from being opened; see [`LogError`].
+pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Opened, OpenError> {
+    let mut state = State::default();
+    let mut index = Index::default();
+    let (log_sender, log_events) = mpsc::unbounded_channel();
+    let options = LogOptions { segment_bytes, ..LogOptions::new(wall_us()) };
+    let mut replay = |replayed: Replayed<'_>| apply(&mut state, &mut index, &replayed);
+    let on_event = Box::new(move |event| drop(log_sender.send(event)));
+    let log = log::open(disk, options, &mut replay, on_event)?;
+    let report = log.report();
+    let (incarnation, log_us) = (report.incarnation, report.last_log_time_us);
+    let (torn, set_aside) = (report.torn.clone(), report.set_aside.clone());
+    state.apply(&Event::Started { incarnation, log_us });
+    let identity = log.identity();
+    let (cluster, ack_ids) = (identity.cluster, AckIds::new(&identity.mac_key));
+    let (requests, calls) = mpsc::unbounded_channel();
+    let (reads_done, reads) = mpsc::unbounded_channel();
+    let stop_reason = Arc::new(OnceLock::new());
+    let waiting_messages = waiting_messages(&state);
+    let mut shell = Shell {
+        state,
+        index,
+        log,
+        clock: Clock::starting_at(log_us),
+        ack_ids,
+        commits: Commits::default(),
+        cache: TailCache::default(),
+        consumers: Consumers::default(),
+        timers: Timers::default(),
+        jobs: Jobs::default(),
+        dirty: Default::default(),
+        is_dirty: FxHashSet::default(),
+        starved: Vec::new(),
+        reading_bytes: 0,
+        reads_done,
+        draining: false,
+        stop_reason: Arc::clone(&stop_reason),
+    };
+    shell.schedule_all();
+    let broker = Broker::new(requests, stop_reason);
+    let task = BrokerTask { shell, inbox: Inbox { calls, log_events, reads } };
+    Ok(Opened { broker, task, cluster, incarnation, waiting_messages, torn, set_aside })
+}
+
+/// Applies one record of the log as it was applied when it was written.
+fn apply(state: &mut State, index: &mut Index, replayed: &Replayed<'_>) -> Result<(), ReplayError> {
+    let head = &replayed.head;
+    let why = |error: &dyn std::fmt::Display| ReplayError(error.to_string());
+    if head.kind == Kind::ServerStarted {
+        let started = log::ServerStarted::decode(head.body).map_err(|error| why(&error))?;
+        state.apply(&Event::Started { incarnation: started.incarnation, log_us: replayed.log_time_us });
+        return Ok(());
+    }
+    let Some(event) = event_codec::decode(head).map_err(|error| why(&error))? else { return Ok(()) };
+    state.apply(&event);
+    match event {
+        Event::Published(_) => index.insert(&replayed.placed().expect("a publish is a run")),
+        Event::QueueDeleted { queue } => index.forget_queue(queue),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn waiting_messages(state: &State) -> u64 {
+    state.queue_ids().filter_map(|id| state.queue(id)).map(|queue| state.waiting_in(queue)).sum()
+}

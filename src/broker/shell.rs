@@ -1,0 +1,268 @@
+//! The task: takes calls, the log's word and finished reads in turn, then serves whom they concern.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use rustc_hash::FxHashSet;
+use tokio::sync::mpsc;
+
+use super::ack_id::AckIds;
+use super::api::{BrokerError, Reply, Request};
+use super::cache::TailCache;
+use super::commits::{Answer, Commits};
+use super::consumers::Consumers;
+use super::reads::ReadDone;
+use super::settle::Jobs;
+use super::timers::{Key, Timers};
+use crate::clock::{Clock, Now};
+use crate::core::types::Reject;
+use crate::core::{Decision, Event, State, event_codec};
+use crate::ids::{SubscriptionId, Ticket};
+use crate::log::{Index, Log, LogError, LogEvent, Placed};
+
+/// Calls taken in one turn; bounds the time that the runtime's other tasks wait.
+const CALLS_PER_TURN: usize = 256;
+
+/// See [`super`].
+pub struct Shell {
+    pub(super) state: State,
+    pub(super) index: Index,
+    pub(super) log: Log,
+    pub(super) clock: Clock,
+    pub(super) ack_ids: AckIds,
+    pub(super) commits: Commits,
+    pub(super) cache: TailCache,
+    pub(super) consumers: Consumers,
+    pub(super) timers: Timers,
+    pub(super) jobs: Jobs,
+    /// Subscriptions that may have something for someone; each once.
+    pub(super) dirty: VecDeque<SubscriptionId>,
+    pub(super) is_dirty: FxHashSet<SubscriptionId>,
+    /// Subscriptions that wait for room among the reads.
+    pub(super) starved: Vec<SubscriptionId>,
+    pub(super) reading_bytes: u64,
+    pub(super) reads_done: mpsc::UnboundedSender<ReadDone>,
+    pub(super) draining: bool,
+    /// Told to those who call after the end.
+    pub(super) stop_reason: Arc<OnceLock<String>>,
+}
+
+/// What reaches the task.
+pub struct Inbox {
+    pub calls: mpsc::UnboundedReceiver<Request>,
+    pub log_events: mpsc::UnboundedReceiver<LogEvent>,
+    pub reads: mpsc::UnboundedReceiver<ReadDone>,
+}
+
+impl Shell {
+    /// Runs until it is closed, or until the log stops, which is the error.
+    pub async fn run(mut self, mut inbox: Inbox) -> Result<(), BrokerError> {
+        let mut calls = Vec::with_capacity(CALLS_PER_TURN);
+        loop {
+            let wake_at = self.wake_at();
+            let timer = async {
+                match wake_at {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                event = inbox.log_events.recv() => self.log_event(event)?,
+                Some(done) = inbox.reads.recv() => self.read_done(done),
+                count = inbox.calls.recv_many(&mut calls, CALLS_PER_TURN) => {
+                    if count == 0 {
+                        return self.close().await;
+                    }
+                    for call in calls.drain(..) {
+                        if let Request::Close { reply } = call {
+                            let closed = self.close().await;
+                            let _ = reply.send(closed.clone());
+                            return closed;
+                        }
+                        self.call(call);
+                    }
+                }
+                () = timer => {}
+                () = std::future::ready(()), if !self.dirty.is_empty() => {}
+            }
+            let now = self.clock.now();
+            self.wake(now);
+            self.pump(now);
+            self.commits.flush(&self.log, now.log_us);
+            if !self.dirty.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Hands the rest to the log and closes it. Whoever still waits is answered by what the log says.
+    async fn close(self) -> Result<(), BrokerError> {
+        let Self { mut commits, log, clock, .. } = self;
+        commits.flush_all(&log, clock.now().log_us);
+        let closing = tokio::task::spawn_blocking(move || log.close());
+        match closing.await.expect("closing does not panic") {
+            Ok(()) => {
+                commits.committed(Ticket(u64::MAX));
+                Ok(())
+            }
+            Err(error) => {
+                let error = BrokerError::LogStopped { why: error.to_string() };
+                commits.stopped(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn call(&mut self, call: Request) {
+        let now = self.clock.now();
+        match call {
+            Request::CreateQueue { name, config, default_subscription, reply } => {
+                self.create_queue(name, config, default_subscription, now, reply);
+            }
+            Request::GetQueue { name, reply } => self.get_queue(&name, reply),
+            Request::ListQueues { namespace, after, limit, reply } => {
+                self.list_queues(&namespace, after.as_ref(), limit, reply);
+            }
+            Request::DeleteQueue { name, reply } => self.delete_queue(&name, now, reply),
+            Request::CreateSubscription { name, config, start, reply } => {
+                self.create_subscription(name, config, start, now, reply);
+            }
+            Request::GetSubscription { name, reply } => self.get_subscription(&name, now, reply),
+            Request::ListSubscriptions { queue, after, limit, reply } => {
+                self.list_subscriptions(&queue, after.as_ref(), limit, now, reply);
+            }
+            Request::DeleteSubscription { name, reply } => self.delete_subscription(&name, now, reply),
+            Request::Publish { queue, messages, producer, reply } => {
+                self.publish(&queue, messages, producer, now, reply);
+            }
+            Request::Pull { consumer, name, options, reply } => {
+                self.pull(consumer, &name, options, now, reply)
+            }
+            Request::Subscribe { consumer, name, options, reply } => {
+                self.subscribe(consumer, &name, options, reply);
+            }
+            Request::Credit { consumer, messages, bytes } => self.credit(consumer, messages, bytes),
+            Request::Taken { consumer } => self.taken(consumer),
+            Request::Leave { consumer } => self.leave(consumer),
+            Request::Settle { name, settlements, reply } => self.settle(&name, settlements, now, reply),
+            Request::Extend { name, ack_ids, lease_us, reply } => {
+                self.extend(&name, &ack_ids, lease_us, now, reply);
+            }
+            Request::Peek { queue, from, messages_max, bytes_max, reply } => {
+                self.peek(&queue, from, messages_max, bytes_max, reply);
+            }
+            Request::QueueStats { queue, reply } => self.queue_stats(&queue, now, reply),
+            Request::ServerStats { reply } => self.server_stats(reply),
+            Request::Drain { reply } => self.drain(now, reply),
+            Request::Close { .. } => unreachable!("taken by the loop"),
+        }
+    }
+
+    fn log_event(&mut self, event: Option<LogEvent>) -> Result<(), BrokerError> {
+        match event.unwrap_or(LogEvent::Failed(LogError::Panicked)) {
+            LogEvent::Committed { through, placed } => {
+                for placed in placed {
+                    self.visible(placed);
+                }
+                self.commits.committed(through);
+                Ok(())
+            }
+            LogEvent::Failed(error) => {
+                let stopped = BrokerError::LogStopped { why: error.to_string() };
+                tracing::error!(%error, "the log has stopped; nothing more is accepted");
+                let _ = self.stop_reason.set(error.to_string());
+                self.commits.stopped(&stopped);
+                Err(stopped)
+            }
+        }
+    }
+
+    /// Messages are durable: consumers may have them.
+    fn visible(&mut self, placed: Placed) {
+        let Some(queue) = self.state.queue(placed.queue) else { return };
+        self.index.insert(&placed);
+        for subscription in queue.subscriptions.values() {
+            if self.consumers.has_waiting(*subscription) && self.is_dirty.insert(*subscription) {
+                self.dirty.push_back(*subscription);
+            }
+        }
+    }
+
+    /// Looks at the subscription in the next round.
+    pub(super) fn mark(&mut self, subscription: SubscriptionId) {
+        if self.consumers.has_waiting(subscription) && self.is_dirty.insert(subscription) {
+            self.dirty.push_back(subscription);
+        }
+    }
+
+    /// Makes decided events true, and adds their records to the next commit.
+    pub(super) fn enact(&mut self, events: &[Event], now: Now) {
+        if events.is_empty() {
+            return;
+        }
+        events.iter().for_each(|event| self.state.apply(event));
+        let records = events.iter().map(event_codec::encode).collect();
+        self.commits.add(records, &self.log, now.log_us);
+    }
+
+    /// The same for events that no answer waits for.
+    pub(super) fn enact_lazily(&mut self, events: &[Event], now: Now) {
+        for event in events {
+            self.state.apply(event);
+            self.commits.add_lazily(event_codec::encode(event), &self.log, now.log_us);
+        }
+    }
+
+    /// Enacts a decision and answers it, or its refusal, when the disk has it.
+    pub(super) fn enact_and_answer<A, T: Send + 'static>(
+        &mut self,
+        decision: Result<Decision<A>, Reject>,
+        now: Now,
+        reply: Reply<T>,
+        view: impl FnOnce(&mut Self, A) -> T,
+    ) {
+        let result = decision.map_err(BrokerError::Rejected).map(|decision| {
+            self.enact(&decision.events, now);
+            view(self, decision.answer)
+        });
+        self.commits.answer(Answer::new(reply, result));
+    }
+
+    /// Sees to it that the subscription is looked at when its next lease or delay ends.
+    pub(super) fn schedule(&mut self, id: SubscriptionId) {
+        if let Some(due_us) = self.state.subscription(id).and_then(|s| s.delivery.next_due_us()) {
+            self.timers.set(Key::Subscription(id), due_us);
+        }
+    }
+
+    /// The same for every subscription.
+    pub(super) fn schedule_all(&mut self) {
+        let ids: Vec<SubscriptionId> = self.state.subscription_ids().collect();
+        ids.into_iter().for_each(|id| self.schedule(id));
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        let due = self.timers.next_us().into_iter().chain(self.commits.lazy_due_us()).min();
+        due.map(|log_us| self.clock.instant_of(log_us))
+    }
+
+    fn wake(&mut self, now: Now) {
+        while let Some(key) = self.timers.pop(now.log_us) {
+            match key {
+                Key::Subscription(id) => self.come_due(id, now),
+                Key::Pull(consumer) => self.pull_ends(consumer),
+            }
+        }
+    }
+
+    fn drain(&mut self, now: Now, reply: Reply<()>) {
+        self.draining = true;
+        for consumer in self.consumers.pulls() {
+            self.pull_ends(consumer);
+        }
+        self.commits.flush_all(&self.log, now.log_us);
+        self.commits.answer(Answer::new(reply, Ok(())));
+    }
+}

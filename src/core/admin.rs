@@ -1,0 +1,138 @@
+//! Decisions about queues and subscriptions themselves.
+
+use super::Decision;
+use super::event::{Event, QueueCreated, SubscriptionCreated};
+use super::state::{Queue, State, Subscription};
+use super::types::*;
+use crate::clock::Now;
+use crate::ids::{QueueId, SubscriptionId, Uid};
+use crate::limits::{IN_FLIGHT_MAX, LEASE_US_DEFAULT};
+use crate::names::{DEFAULT_SUBSCRIPTION, Name, QueueName, SubscriptionName};
+
+impl Default for SubscriptionConfig {
+    fn default() -> Self {
+        Self { lease_us: LEASE_US_DEFAULT, in_flight_max: IN_FLIGHT_MAX }
+    }
+}
+
+/// Creates a queue, with the default subscription if its uid is given.
+pub fn create_queue(
+    state: &State,
+    name: QueueName,
+    config: QueueConfig,
+    uid: Uid,
+    default_subscription: Option<Uid>,
+    now: Now,
+) -> Result<Decision<QueueId>, Reject> {
+    if state.queue_named(&name).is_ok() {
+        return Err(Reject::QueueExists(name));
+    }
+    let queue = state.next_queue_id();
+    let created = QueueCreated { queue, uid, name, config, create_time_us: now.wall_us, dead_letters: false };
+    let mut events = vec![Event::QueueCreated(created)];
+    events.extend(default_subscription.map(|uid| first_subscription(state, queue, uid, now)));
+    Ok(Decision { answer: queue, events })
+}
+
+/// The default subscription of a queue that is being created.
+pub(super) fn first_subscription(state: &State, queue: QueueId, uid: Uid, now: Now) -> Event {
+    Event::SubscriptionCreated(SubscriptionCreated {
+        queue,
+        subscription: state.next_subscription_id(),
+        uid,
+        name: Name::new(DEFAULT_SUBSCRIPTION).expect("the default name is a name"),
+        config: SubscriptionConfig::default(),
+        start: Default::default(),
+        create_time_us: now.wall_us,
+    })
+}
+
+/// Deletes a queue with its subscriptions and messages.
+pub fn delete_queue(state: &State, name: &QueueName) -> Result<Decision<QueueId>, Reject> {
+    let queue = state.queue_named(name)?.id;
+    Ok(Decision { answer: queue, events: vec![Event::QueueDeleted { queue }] })
+}
+
+/// Creates a subscription at `start`.
+pub fn create_subscription(
+    state: &State,
+    name: SubscriptionName,
+    config: SubscriptionConfig,
+    start: Start,
+    uid: Uid,
+    now: Now,
+) -> Result<Decision<SubscriptionId>, Reject> {
+    let queue = state.queue_named(&name.queue)?;
+    if queue.subscriptions.contains_key(&name.subscription) {
+        return Err(Reject::SubscriptionExists(name));
+    }
+    let start = match start {
+        Start::Earliest => queue.first_offset,
+        Start::Latest => queue.next_offset,
+        Start::Offset(offset) if offset > queue.next_offset => {
+            return Err(Reject::OffsetOutOfRange { queue: name.queue, offset, next: queue.next_offset });
+        }
+        Start::Offset(offset) => offset.max(queue.first_offset),
+    };
+    let subscription = state.next_subscription_id();
+    let created = SubscriptionCreated {
+        queue: queue.id,
+        subscription,
+        uid,
+        name: name.subscription,
+        config,
+        start,
+        create_time_us: now.wall_us,
+    };
+    Ok(Decision { answer: subscription, events: vec![Event::SubscriptionCreated(created)] })
+}
+
+/// Deletes a subscription; its leases end.
+pub fn delete_subscription(
+    state: &State,
+    name: &SubscriptionName,
+) -> Result<Decision<SubscriptionId>, Reject> {
+    let subscription = state.subscription_named(name)?;
+    let event = Event::SubscriptionDeleted { queue: subscription.queue, subscription: subscription.id };
+    Ok(Decision { answer: subscription.id, events: vec![event] })
+}
+
+impl Queue {
+    pub fn view(&self) -> QueueView {
+        QueueView {
+            name: self.name.clone(),
+            uid: self.uid,
+            config: self.config.clone(),
+            create_time_us: self.create_time_us,
+            first_offset: self.first_offset,
+            next_offset: self.next_offset,
+        }
+    }
+}
+
+impl Subscription {
+    pub fn full_name(&self, queue: &Queue) -> SubscriptionName {
+        SubscriptionName { queue: queue.name.clone(), subscription: self.name.clone() }
+    }
+
+    pub fn view(&self, queue: &Queue, stats: SubscriptionStats) -> SubscriptionView {
+        SubscriptionView {
+            name: self.full_name(queue),
+            uid: self.uid,
+            config: self.config.clone(),
+            create_time_us: self.create_time_us,
+            stats,
+        }
+    }
+
+    /// Its figures; `oldest_age_us` is for the caller to fill, who knows the publish time of the floor.
+    pub fn stats(&self, queue: &Queue) -> SubscriptionStats {
+        SubscriptionStats {
+            ack_floor: self.delivery.floor(),
+            backlog_messages: self.delivery.backlog(queue.next_offset),
+            leased_messages: self.delivery.leased(),
+            delayed_messages: self.delivery.delayed(),
+            oldest_age_us: 0,
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What is finished: a floor below which everything is, and a bit for each offset above it.
+
+use std::collections::VecDeque;
+
+use crate::ids::Offset;
+
+/// Finished offsets. The deque of words begins at the word that holds the floor.
+#[derive(Clone, Debug, Default)]
+pub struct Finished {
+    /// First offset of the first word; a multiple of 64. All below it is finished.
+    base: u64,
+    words: VecDeque<u64>,
+    /// Bits set in `words`.
+    set: u64,
+}
+
+impl Finished {
+    /// Everything below `floor` is finished, nothing else.
+    pub fn below(floor: Offset) -> Self {
+        let base = floor.0 & !63;
+        let low = (1u64 << (floor.0 - base)) - 1;
+        let words = if low == 0 { VecDeque::new() } else { VecDeque::from([low]) };
+        Self { base, words, set: floor.0 - base }
+    }
+
+    /// Everything below it is finished; it is not.
+    pub fn floor(&self) -> Offset {
+        Offset(self.base + self.words.front().map_or(0, |word| u64::from(word.trailing_ones())))
+    }
+
+    /// How many offsets are finished.
+    pub fn count(&self) -> u64 {
+        self.base + self.set
+    }
+
+    pub fn contains(&self, offset: Offset) -> bool {
+        match offset.0.checked_sub(self.base) {
+            None => true,
+            Some(at) => self.words.get((at / 64) as usize).is_some_and(|word| word >> (at % 64) & 1 == 1),
+        }
+    }
+
+    /// Marks one offset; false if it was already.
+    pub fn insert(&mut self, offset: Offset) -> bool {
+        if self.contains(offset) {
+            return false;
+        }
+        let at = offset.0 - self.base;
+        let word = (at / 64) as usize;
+        if word >= self.words.len() {
+            self.words.resize(word + 1, 0);
+        }
+        self.words[word] |= 1 << (at % 64);
+        self.set += 1;
+        while self.words.front() == Some(&u64::MAX) {
+            self.words.pop_front();
+            self.base += 64;
+            self.set -= 64;
+        }
+        true
+    }
+
+    /// The first offset from `from` on that is not finished.
+    pub fn next_unfinished(&self, from: Offset) -> Offset {
+        let mut offset = from.0.max(self.floor().0);
+        loop {
+            let at = offset - self.base;
+            let Some(word) = self.words.get((at / 64) as usize) else { return Offset(offset) };
+            let ones = u64::from((word >> (at % 64)).trailing_ones());
+            offset += ones;
+            if ones == 0 || !offset.is_multiple_of(64) {
+                return Offset(offset);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Against a plain set, over any order of insertion.
+        #[test]
+        fn agrees_with_a_set(floor in 0u64..200, inserts in proptest::collection::vec(0u64..400, 0..400)) {
+            let mut finished = Finished::below(Offset(floor));
+            let mut model: BTreeSet<u64> = (0..floor).collect();
+            for offset in inserts {
+                prop_assert_eq!(finished.insert(Offset(offset)), model.insert(offset));
+                let lowest = (0..).find(|at| !model.contains(at)).unwrap();
+                prop_assert_eq!(finished.floor(), Offset(lowest));
+                prop_assert_eq!(finished.count(), model.len() as u64);
+            }
+            for from in 0..450 {
+                let next = (from..).find(|at| !model.contains(at)).unwrap();
+                prop_assert_eq!(finished.next_unfinished(Offset(from)), Offset(next));
+                prop_assert_eq!(finished.contains(Offset(from)), model.contains(&from));
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What has happened: the only things that change the state, and what the log keeps of them.
+
+use super::delivery::LeaseId;
+use super::runs::OffsetRun;
+use super::types::{ProducerStamp, QueueConfig, SubscriptionConfig};
+use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
+use crate::names::{Name, QueueName};
+use crate::record::Lane;
+
+/// One fact. Applying the same facts in the same order gives the same state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    QueueCreated(QueueCreated),
+    QueueDeleted {
+        queue: QueueId,
+    },
+    SubscriptionCreated(SubscriptionCreated),
+    SubscriptionDeleted {
+        queue: QueueId,
+        subscription: SubscriptionId,
+    },
+    Published(PublishedRun),
+    Leased {
+        queue: QueueId,
+        subscription: SubscriptionId,
+        runs: Vec<OffsetRun>,
+        first: LeaseId,
+        deadline_us: u64,
+    },
+    LeaseExtended {
+        queue: QueueId,
+        subscription: SubscriptionId,
+        runs: Vec<OffsetRun>,
+        deadline_us: u64,
+    },
+    Acked {
+        queue: QueueId,
+        subscription: SubscriptionId,
+        runs: Vec<OffsetRun>,
+    },
+    /// Back to waiting, at `due_us` of the log's clock (0 = now); `counted` keeps the attempt.
+    Requeued {
+        queue: QueueId,
+        subscription: SubscriptionId,
+        runs: Vec<OffsetRun>,
+        due_us: u64,
+        counted: bool,
+    },
+    /// Finished here, and published to the dead-letter queue by the record before it in the same commit.
+    DeadLettered {
+        queue: QueueId,
+        subscription: SubscriptionId,
+        offset: Offset,
+        to: QueueId,
+        to_offset: Offset,
+    },
+    /// The server started again: leases go on from here on the log's clock.
+    Started {
+        incarnation: u32,
+        log_us: u64,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueCreated {
+    pub queue: QueueId,
+    pub uid: Uid,
+    pub name: QueueName,
+    pub config: QueueConfig,
+    pub create_time_us: u64,
+    /// Made by the server to hold dead letters; it has none of its own.
+    pub dead_letters: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscriptionCreated {
+    pub queue: QueueId,
+    pub subscription: SubscriptionId,
+    pub uid: Uid,
+    pub name: Name,
+    pub config: SubscriptionConfig,
+    pub start: Offset,
+    pub create_time_us: u64,
+}
+
+/// Messages of one lane at consecutive offsets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishedRun {
+    pub queue: QueueId,
+    pub first: Offset,
+    pub count: u32,
+    /// Stored bytes: bodies and metadata.
+    pub bytes: u64,
+    pub lane: Lane,
+    pub publish_time_us: u64,
+    /// On the first run of a stamped request.
+    pub request: Option<StampedRequest>,
+}
+
+/// The whole request of a producer that a run begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StampedRequest {
+    pub stamp: ProducerStamp,
+    /// Messages of the request, over all its runs.
+    pub count: u32,
+    /// The log's clock at the publish, microseconds.
+    pub log_us: u64,
+}

@@ -1,0 +1,139 @@
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+use crate::ids::Lsn;
+use crate::record::Lane;
+use crate::record::envelope;
+
+fn decoded(record: &Record) -> Event {
+    let mut bytes = Vec::new();
+    envelope::encode(record, Lsn(3), &mut bytes);
+    let head = RecordHead::decode(&bytes).unwrap();
+    head.check_headers().unwrap();
+    decode(&head).unwrap().unwrap()
+}
+
+fn runs() -> impl Strategy<Value = Vec<OffsetRun>> {
+    let run =
+        (0..u64::MAX / 2, 1..1000u64).prop_map(|(first, count)| OffsetRun { first: Offset(first), count });
+    proptest::collection::vec(run, 1..20)
+}
+
+fn name() -> impl Strategy<Value = Name> {
+    "[A-Za-z0-9_~+%-]{1,255}".prop_map(|text| Name::new(&text).unwrap())
+}
+
+fn delivery_event() -> impl Strategy<Value = Event> {
+    let ids = (any::<u64>().prop_map(QueueId), any::<u64>().prop_map(SubscriptionId));
+    (ids, runs(), any::<(u64, u32, u64, bool)>(), 0..5u8).prop_map(
+        |((queue, subscription), runs, numbers, which)| {
+            let (deadline_us, incarnation, number, counted) = numbers;
+            match which {
+                0 => Event::Leased {
+                    queue,
+                    subscription,
+                    runs,
+                    first: LeaseId { incarnation, number },
+                    deadline_us,
+                },
+                1 => Event::LeaseExtended { queue, subscription, runs, deadline_us },
+                2 => Event::Acked { queue, subscription, runs },
+                3 => Event::Requeued { queue, subscription, runs, due_us: deadline_us, counted },
+                _ => Event::DeadLettered {
+                    queue,
+                    subscription,
+                    offset: runs[0].first,
+                    to: QueueId(number),
+                    to_offset: Offset(deadline_us),
+                },
+            }
+        },
+    )
+}
+
+fn admin_event() -> impl Strategy<Value = Event> {
+    let labels = proptest::collection::vec((".{0,20}", ".{0,20}"), 0..5);
+    (any::<[u8; 16]>(), name(), name(), labels, any::<(u64, u64, bool)>(), 0..4u8).prop_map(
+        |(uid, a, b, labels, (x, y, dead_letters), which)| match which {
+            0 => Event::QueueCreated(QueueCreated {
+                queue: QueueId(x),
+                uid: Uid(uid),
+                name: QueueName { namespace: a, queue: b },
+                config: QueueConfig { labels },
+                create_time_us: y,
+                dead_letters,
+            }),
+            1 => Event::SubscriptionCreated(SubscriptionCreated {
+                queue: QueueId(x),
+                subscription: SubscriptionId(y),
+                uid: Uid(uid),
+                name: a,
+                config: SubscriptionConfig { lease_us: x, in_flight_max: y },
+                start: Offset(x),
+                create_time_us: y,
+            }),
+            2 => Event::QueueDeleted { queue: QueueId(x) },
+            _ => Event::SubscriptionDeleted { queue: QueueId(x), subscription: SubscriptionId(y) },
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn events_come_back(event in prop_oneof![delivery_event(), admin_event()]) {
+        prop_assert_eq!(decoded(&encode(&event)), event);
+    }
+
+    #[test]
+    fn a_publish_comes_back(
+        bodies in proptest::collection::vec(any::<Vec<u8>>(), 1..20),
+        first in 0..u64::MAX / 2,
+        stamp in proptest::option::of((".{0,100}", any::<u64>(), any::<u64>())),
+    ) {
+        let parts: Vec<StoredParts> =
+            bodies.iter().map(|b| StoredParts { meta: Bytes::new(), body: b.clone().into() }).collect();
+        let request = stamp.map(|(id, epoch, sequence)| StampedRequest {
+            stamp: ProducerStamp { id, epoch, sequence },
+            count: 77,
+            log_us: 5,
+        });
+        let run = PublishedRun {
+            queue: QueueId(9),
+            first: Offset(first),
+            count: bodies.len() as u32,
+            bytes: bodies.iter().map(|b| b.len() as u64).sum(),
+            lane: Lane { priority: 3, bucket: 4 },
+            publish_time_us: 11,
+            request,
+        };
+        prop_assert_eq!(decoded(&publish_record(&run, parts)), Event::Published(run));
+    }
+
+    /// Cut short or changed, a body is refused or means something else; it never panics.
+    #[test]
+    fn broken_bodies_do_not_panic(event in prop_oneof![delivery_event(), admin_event()], cut in 0usize..200, flip: u8) {
+        let mut record = encode(&event);
+        let Body::Plain(body) = &mut record.body else { unreachable!() };
+        if let Some(byte) = body.get_mut(cut) {
+            *byte ^= flip;
+        }
+        body.truncate(body.len().saturating_sub(cut));
+        let mut bytes = Vec::new();
+        envelope::encode(&record, Lsn(0), &mut bytes);
+        let _ = decode(&RecordHead::decode(&bytes).unwrap());
+    }
+}
+
+#[test]
+fn what_a_newer_build_added_is_skipped_unless_critical() {
+    let event = Event::QueueDeleted { queue: QueueId(1) };
+    for (tag, taken) in [(1, true), (tlv::CRITICAL | 1, false)] {
+        let mut record = encode(&event);
+        let Body::Plain(body) = &mut record.body else { unreachable!() };
+        tlv::put(body, tag, b"later");
+        let mut bytes = Vec::new();
+        envelope::encode(&record, Lsn(0), &mut bytes);
+        assert_eq!(decode(&RecordHead::decode(&bytes).unwrap()).is_ok(), taken, "tag {tag:#x}");
+    }
+}

@@ -1,0 +1,39 @@
+//! The pure core: queues, subscriptions, leases and de-duplication as a state machine.
+//!
+//! ```text
+//!   command + now ──decide(&State)──▶ answer + events ──apply(&mut State)──▶ next state
+//! ```
+//!
+//! Rules:
+//! 1. Deciding changes nothing; applying decides nothing. State is what the log says, applied in order.
+//! 2. Nothing here reads a clock, randomness, a file or a socket, or logs; times and random ids come in as arguments.
+//! 3. Message bodies and metadata never come in here.
+//!
+//! Decisions live by subject: [`admin`], [`publish`], [`consume`], [`settle`], [`dead_letter`].
+
+pub mod admin;
+pub mod bits;
+pub mod consume;
+pub mod dead_letter;
+pub mod delivery;
+pub mod event;
+pub mod event_codec;
+pub mod producers;
+pub mod publish;
+pub mod runs;
+pub mod settle;
+pub mod state;
+pub mod types;
+
+pub use event::Event;
+pub use state::State;
+
+/// What a command answers, and the facts that make it so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision<T> {
+    pub answer: T,
+    pub events: Vec<Event>,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,284 @@
+//! The state of one shard and how events change it.
+//!
+//! `apply` is the only writer. It reads no clock, randomness, file or socket: replaying the log gives the same state
+//! (iteration over hash maps never decides anything).
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use rustc_hash::FxHashMap;
+
+use super::delivery::Delivery;
+use super::event::{Event, PublishedRun, QueueCreated, SubscriptionCreated};
+use super::producers::Producers;
+use super::runs::OffsetRun;
+use super::types::{QueueConfig, Reject, SubscriptionConfig};
+use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
+use crate::limits::PRODUCER_IDLE_US;
+use crate::names::{Name, QueueName, SubscriptionName};
+
+/// How long leases last at least after a restart, microseconds.
+const RESTART_GRACE_US: u64 = 1_000_000;
+
+/// Queues, subscriptions and their delivery.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    queues: FxHashMap<QueueId, Queue>,
+    subscriptions: FxHashMap<SubscriptionId, Subscription>,
+    names: BTreeMap<QueueName, QueueId>,
+    last_queue: QueueId,
+    last_subscription: SubscriptionId,
+    /// The number of the last lease; numbers are not reused while the server runs.
+    last_lease: u64,
+    incarnation: u32,
+    producers: usize,
+    producers_expired_us: u64,
+}
+
+/// One queue.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    pub id: QueueId,
+    pub uid: Uid,
+    pub name: QueueName,
+    pub config: QueueConfig,
+    pub create_time_us: u64,
+    /// It holds dead letters and has none of its own.
+    pub dead_letters: bool,
+    /// Below it every message is finished by all subscriptions. Never decreases.
+    pub first_offset: Offset,
+    pub next_offset: Offset,
+    pub last_publish_us: u64,
+    pub published_bytes: u64,
+    pub subscriptions: BTreeMap<Name, SubscriptionId>,
+    pub producers: Producers,
+}
+
+/// One subscription.
+#[derive(Clone, Debug)]
+pub struct Subscription {
+    pub id: SubscriptionId,
+    pub queue: QueueId,
+    pub uid: Uid,
+    pub name: Name,
+    pub config: SubscriptionConfig,
+    pub create_time_us: u64,
+    pub delivery: Delivery,
+}
+
+impl State {
+    pub fn queue(&self, id: QueueId) -> Option<&Queue> {
+        self.queues.get(&id)
+    }
+
+    pub fn queue_named(&self, name: &QueueName) -> Result<&Queue, Reject> {
+        let id = self.names.get(name).ok_or_else(|| Reject::QueueNotFound(name.clone()))?;
+        Ok(&self.queues[id])
+    }
+
+    /// Queues of a namespace in order of name, those after `after`.
+    pub fn queues_after<'a>(
+        &'a self,
+        namespace: &'a Name,
+        after: Option<&Name>,
+    ) -> impl Iterator<Item = &'a Queue> + use<'a> {
+        let lowest = Name::lowest();
+        let after = QueueName { namespace: namespace.clone(), queue: after.unwrap_or(&lowest).clone() };
+        let rest = self.names.range((Bound::Excluded(after), Bound::Unbounded));
+        rest.take_while(move |(name, _)| name.namespace == *namespace).map(|(_, id)| &self.queues[id])
+    }
+
+    pub fn subscription(&self, id: SubscriptionId) -> Option<&Subscription> {
+        self.subscriptions.get(&id)
+    }
+
+    pub fn subscription_named(&self, name: &SubscriptionName) -> Result<&Subscription, Reject> {
+        let queue = self.queue_named(&name.queue)?;
+        let id = queue.subscriptions.get(&name.subscription);
+        Ok(&self.subscriptions[id.ok_or_else(|| Reject::SubscriptionNotFound(name.clone()))?])
+    }
+
+    pub fn subscription_ids(&self) -> impl Iterator<Item = SubscriptionId> {
+        self.subscriptions.keys().copied()
+    }
+
+    pub fn queue_ids(&self) -> impl Iterator<Item = QueueId> {
+        self.queues.keys().copied()
+    }
+
+    /// Messages of a queue that wait: the largest backlog of its subscriptions, or all retained ones without any.
+    pub fn waiting_in(&self, queue: &Queue) -> u64 {
+        let backlogs =
+            queue.subscriptions.values().map(|id| self.subscriptions[id].delivery.backlog(queue.next_offset));
+        backlogs.max().unwrap_or(queue.next_offset.0 - queue.first_offset.0)
+    }
+
+    pub fn next_queue_id(&self) -> QueueId {
+        self.last_queue.next()
+    }
+
+    pub fn next_subscription_id(&self) -> SubscriptionId {
+        self.last_subscription.next()
+    }
+
+    pub fn last_lease(&self) -> u64 {
+        self.last_lease
+    }
+
+    pub fn incarnation(&self) -> u32 {
+        self.incarnation
+    }
+
+    pub fn queue_count(&self) -> usize {
+        self.queues.len()
+    }
+
+    pub fn subscription_count(&self) -> usize {
+        self.subscriptions.len()
+    }
+
+    pub fn producer_count(&self) -> usize {
+        self.producers
+    }
+
+    /// Takes leases that ended by `log_us` out of the deadline list. What it gives must be requeued by an event.
+    pub fn take_expired(&mut self, id: SubscriptionId, log_us: u64) -> Vec<Offset> {
+        self.subscriptions.get_mut(&id).map_or_else(Vec::new, |s| s.delivery.expired(log_us))
+    }
+
+    /// Changes the state by what has happened.
+    pub fn apply(&mut self, event: &Event) {
+        match event {
+            Event::QueueCreated(created) => self.queue_created(created),
+            Event::QueueDeleted { queue } => self.queue_deleted(*queue),
+            Event::SubscriptionCreated(created) => self.subscription_created(created),
+            Event::SubscriptionDeleted { queue, subscription } => {
+                self.subscription_deleted(*queue, *subscription);
+            }
+            Event::Published(run) => self.published(run),
+            Event::Leased { subscription, runs, first, deadline_us, .. } => {
+                let leased: u64 = runs.iter().map(|run| run.count).sum();
+                self.last_lease = self.last_lease.max(first.number + leased - 1);
+                self.delivery(*subscription).lease(runs, *first, *deadline_us);
+            }
+            Event::LeaseExtended { subscription, runs, deadline_us, .. } => {
+                self.delivery(*subscription).extend(runs, *deadline_us);
+            }
+            Event::Acked { queue, subscription, runs } => self.finished(*queue, *subscription, runs),
+            Event::Requeued { subscription, runs, due_us, counted, .. } => {
+                self.delivery(*subscription).requeue(runs, *due_us, *counted);
+            }
+            Event::DeadLettered { queue, subscription, offset, .. } => {
+                self.finished(*queue, *subscription, &[OffsetRun { first: *offset, count: 1 }]);
+            }
+            Event::Started { incarnation, log_us } => self.started(*incarnation, *log_us),
+        }
+    }
+
+    fn queue_created(&mut self, created: &QueueCreated) {
+        assert_eq!(created.queue, self.next_queue_id(), "queue ids are dense");
+        self.last_queue = created.queue;
+        self.names.insert(created.name.clone(), created.queue);
+        let queue = Queue {
+            id: created.queue,
+            uid: created.uid,
+            name: created.name.clone(),
+            config: created.config.clone(),
+            create_time_us: created.create_time_us,
+            dead_letters: created.dead_letters,
+            first_offset: Offset(0),
+            next_offset: Offset(0),
+            last_publish_us: 0,
+            published_bytes: 0,
+            subscriptions: BTreeMap::new(),
+            producers: Producers::default(),
+        };
+        self.queues.insert(created.queue, queue);
+    }
+
+    fn queue_deleted(&mut self, id: QueueId) {
+        let queue = self.queues.remove(&id).expect("only a queue that exists is deleted");
+        self.names.remove(&queue.name);
+        self.producers -= queue.producers.len();
+        for subscription in queue.subscriptions.values() {
+            self.subscriptions.remove(subscription);
+        }
+    }
+
+    fn subscription_created(&mut self, created: &SubscriptionCreated) {
+        assert_eq!(created.subscription, self.next_subscription_id(), "subscription ids are dense");
+        self.last_subscription = created.subscription;
+        let queue = self.queues.get_mut(&created.queue).expect("a subscription's queue exists");
+        queue.subscriptions.insert(created.name.clone(), created.subscription);
+        let subscription = Subscription {
+            id: created.subscription,
+            queue: created.queue,
+            uid: created.uid,
+            name: created.name.clone(),
+            config: created.config.clone(),
+            create_time_us: created.create_time_us,
+            delivery: Delivery::starting_at(created.start),
+        };
+        self.subscriptions.insert(created.subscription, subscription);
+        self.advance_first_offset(created.queue);
+    }
+
+    fn subscription_deleted(&mut self, queue: QueueId, id: SubscriptionId) {
+        let subscription =
+            self.subscriptions.remove(&id).expect("only a subscription that exists is deleted");
+        let owner = self.queues.get_mut(&queue).expect("a subscription's queue exists");
+        owner.subscriptions.remove(&subscription.name);
+        self.advance_first_offset(queue);
+    }
+
+    fn published(&mut self, run: &PublishedRun) {
+        let queue = self.queues.get_mut(&run.queue).expect("only an existing queue is published to");
+        assert_eq!(run.first, queue.next_offset, "offsets are dense");
+        queue.next_offset = run.first.plus(run.count.into());
+        queue.last_publish_us = run.publish_time_us;
+        queue.published_bytes += run.bytes;
+        let Some(request) = &run.request else { return };
+        let known = queue.producers.len();
+        queue.producers.stored(request, run);
+        self.producers += queue.producers.len() - known;
+        self.expire_producers(request.log_us);
+    }
+
+    /// Looks for idle producers a few times in their lifetime, by the log's clock alone.
+    fn expire_producers(&mut self, log_us: u64) {
+        if log_us < self.producers_expired_us + PRODUCER_IDLE_US / 4 {
+            return;
+        }
+        self.producers_expired_us = log_us;
+        self.producers -= self.queues.values_mut().map(|queue| queue.producers.expire(log_us)).sum::<usize>();
+    }
+
+    fn finished(&mut self, queue: QueueId, subscription: SubscriptionId, runs: &[OffsetRun]) {
+        let delivery = self.delivery(subscription);
+        let floor = delivery.floor();
+        delivery.finish(runs);
+        if delivery.floor() != floor && self.queues[&queue].first_offset == floor {
+            self.advance_first_offset(queue);
+        }
+    }
+
+    /// The lowest floor of the queue's subscriptions; without any, retention alone keeps messages.
+    fn advance_first_offset(&mut self, id: QueueId) {
+        let queue = &self.queues[&id];
+        let floors = queue.subscriptions.values().map(|id| self.subscriptions[id].delivery.floor());
+        let Some(lowest) = floors.min() else { return };
+        let queue = self.queues.get_mut(&id).expect("looked up above");
+        queue.first_offset = queue.first_offset.max(lowest);
+    }
+
+    fn started(&mut self, incarnation: u32, log_us: u64) {
+        self.incarnation = incarnation;
+        for subscription in self.subscriptions.values_mut() {
+            subscription.delivery.grace(log_us + RESTART_GRACE_US);
+        }
+    }
+
+    fn delivery(&mut self, id: SubscriptionId) -> &mut Delivery {
+        &mut self.subscriptions.get_mut(&id).expect("an event's subscription exists").delivery
+    }
+}

@@ -1,0 +1,44 @@
+//! Forebay: a durable message queue whose backlog is bytes on disk, not memory.
+//!
+//! # The way of the data
+//!
+//! ```text
+//!   gRPC request ─▶ service      decode, validate; errors become statuses
+//!                 ─▶ admission    memory permits, held until the answer
+//!                 ─▶ broker       one task: stamps time, asks the core, gates answers on the disk
+//!                    ─▶ core      decides on events; events change the state
+//!                    ─▶ log       one thread: gather, write, fdatasync; then what waited is answered
+//!                    ─▶ delivery  messages that are durable, from memory or the log's files, under leases
+//! ```
+//!
+//! # The rooms
+//!
+//! Imports flow one way, down this list to what stands above; a test reads them.
+//!
+//! | Module | For |
+//! |---|---|
+//! | [`ids`], [`names`], [`limits`], [`clock`] | what everything speaks of |
+//! | [`record`] | the formats of what is stored, byte by byte |
+//! | [`disk`] | the narrow trait under the log |
+//! | [`core`] | the pure state machine: queues, leases, de-duplication |
+//! | [`log`] | frames, segments, recovery, reading |
+//! | [`broker`] | the shell around core and log |
+//! | [`admission`], [`observe`] | memory permits; metrics and probes |
+//! | [`proto`], [`service`] | the API and the only code that speaks it |
+//! | [`config`], [`server`] | choices, wiring |
+
+pub mod admission;
+pub mod broker;
+pub mod clock;
+pub mod config;
+pub mod core;
+pub mod disk;
+pub mod ids;
+pub mod limits;
+pub mod log;
+pub mod names;
+pub mod observe;
+pub mod proto;
+pub mod record;
+pub mod server;
+pub mod service;

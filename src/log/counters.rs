@@ -1,0 +1,34 @@
+//! What the log has done since it was opened.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counts and gauges; shared, and read at any time.
+#[derive(Debug, Default)]
+pub struct LogCounters {
+    /// Syncs of the commit path.
+    pub syncs: Counter,
+    /// Frames written and synced, the empty ones too.
+    pub frames: Counter,
+    /// Records in these frames, the log's own too.
+    pub records: Counter,
+    /// Bytes written on the commit path: frames with their padding, segment headers.
+    pub bytes_written: Counter,
+    /// Segments of the log, the next one too.
+    pub segments: Counter,
+    /// Bytes of their files.
+    pub segment_bytes: Counter,
+}
+
+/// A number that threads may change and read.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,275 @@
+//! Where the log ends: whether it may end there, and making the end firm.
+//!
+//! Only the last frame can have been in flight, so what comes after a bad frame decides. If a frame with a later
+//! sequence number follows, in this segment or the next, committed records are damaged: the log refuses to open and
+//! changes nothing. Otherwise the bad frame was torn, or cannot be told from one: its bytes are copied to
+//! `quarantine/`, and zeroed only when the copy is durable, so that they can never be taken for a frame again.
+
+use std::io::IoSlice;
+use std::path::PathBuf;
+
+use super::error::{FrameFault, LogError};
+use super::frame::{FRAME_ALIGN, FRAME_HEADER_BYTES, FrameHeader};
+use super::recovery::{Opened, Recovery, open_listed, open_segment};
+use super::segment::{self, Blank, SEGMENT_HEADER_BYTES};
+use super::window::Window;
+use crate::disk::{Disk, DiskFile, Entry, join};
+use crate::ids::SegmentNumber;
+
+const COPY_BYTES: usize = 1 << 20;
+/// How much of a segment that was not begun is looked at.
+const BLANK_BYTES_READ: u64 = 1 << 20;
+const QUARANTINE: &str = "quarantine";
+
+/// Bytes that were taken out of the end of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Torn {
+    pub segment: SegmentNumber,
+    pub position: u64,
+    pub bytes: u64,
+    /// What was wrong with them.
+    pub what: FrameFault,
+    /// Where they are kept.
+    pub copy: PathBuf,
+}
+
+/// The end of the log, made firm.
+#[derive(Debug, Default)]
+pub struct Ending {
+    pub torn: Vec<Torn>,
+    /// Files that looked like segments and were not of the log, where they are now.
+    pub set_aside: Vec<PathBuf>,
+    /// Listed segments that are not begun.
+    pub blanks: Vec<Blank>,
+    /// The largest number that any segment ever had.
+    pub highest: SegmentNumber,
+}
+
+struct Remains {
+    segment: SegmentNumber,
+    file: std::sync::Arc<dyn DiskFile>,
+    from: u64,
+    to: u64,
+    what: FrameFault,
+}
+
+/// Judges the end that `recovery` came to, where `fault` stands, and makes it firm.
+pub fn settle(recovery: &mut Recovery<'_>, fault: FrameFault) -> Result<Ending, LogError> {
+    let mut ending = Ending::default();
+    let mut remains = Vec::new();
+    judge_current(recovery, fault, &mut remains)?;
+    for listed in recovery.listed.clone() {
+        let opened = open_listed(recovery.disk, listed, recovery.cluster)?;
+        let blank =
+            Blank { segment: listed.segment, file: opened.current.file.clone(), bytes: opened.current.bytes };
+        judge_blank(recovery, opened, &mut remains)?;
+        ending.blanks.push(blank);
+    }
+    let entries = recovery.disk.list("log")?;
+    let unlisted = judge_unlisted(recovery, &entries)?;
+    let kept = recovery.disk.list(QUARANTINE)?;
+    ending.highest = highest(recovery, entries.iter().chain(&kept));
+
+    for remains in &remains {
+        ending.torn.push(quarantine(recovery.disk, remains)?);
+    }
+    rewrite_last_frame(recovery)?;
+    for segment in unlisted {
+        ending.set_aside.push(set_aside(recovery.disk, segment)?);
+    }
+    remove_temps(recovery.disk, &entries)?;
+    Ok(ending)
+}
+
+/// Looks at what is behind the last good frame in its own segment.
+fn judge_current(
+    recovery: &mut Recovery<'_>,
+    fault: FrameFault,
+    remains: &mut Vec<Remains>,
+) -> Result<(), LogError> {
+    let (from, next) = (recovery.current.position, recovery.chain.sequence);
+    let segment = recovery.current.segment;
+    let salt = recovery.current.salt;
+    let later = |bytes: &[u8]| match FrameHeader::decode(bytes, salt) {
+        Ok((header, _)) => header.segment == segment && header.sequence > next,
+        Err(_) => false,
+    };
+    let end = recovery.window.file_len();
+    let seen = look(&mut recovery.window, from, end, later)?;
+    if seen.later {
+        return Err(LogError::Corrupt { segment, position: from, what: fault });
+    }
+    if let Some(to) = seen.used_to {
+        let file = recovery.current.file.clone();
+        remains.push(Remains { segment, file, from, to, what: fault });
+    }
+    Ok(())
+}
+
+/// Looks at a listed segment whose first frame does not follow.
+fn judge_blank(
+    recovery: &Recovery<'_>,
+    mut opened: Opened,
+    remains: &mut Vec<Remains>,
+) -> Result<(), LogError> {
+    let segment = opened.current.segment;
+    let end = opened.window.file_len();
+    let start = look(&mut opened.window, 0, end.min(BLANK_BYTES_READ), |_| false)?;
+    if start.used_to.is_none() {
+        return Ok(());
+    }
+    let (next, salt) = (recovery.chain.sequence, opened.header.map(|header| header.salt));
+    // Without the salt no frame can be verified; what looks like a later frame must then be enough to stop.
+    let later = |bytes: &[u8]| {
+        let header = match salt {
+            Some(salt) => FrameHeader::decode(bytes, salt).ok().map(|(header, _)| header),
+            None => FrameHeader::claimed(bytes),
+        };
+        header.is_some_and(|header| header.segment == segment && header.sequence > next)
+    };
+    let seen = look(&mut opened.window, SEGMENT_HEADER_BYTES as u64, end, later)?;
+    let ahead = opened.header.is_some_and(|header| header.first_lsn > recovery.chain.lsn);
+    let what = if opened.header.is_some() { FrameFault::Missing } else { FrameFault::SegmentHeader };
+    if seen.later || ahead {
+        let behind = recovery.current.position;
+        let (segment, position) = if ahead { (recovery.current.segment, behind) } else { (segment, 0) };
+        return Err(LogError::Corrupt { segment, position, what });
+    }
+    let to = seen.used_to.or(start.used_to).expect("something is there");
+    remains.push(Remains { segment, file: opened.current.file, from: 0, to, what });
+    Ok(())
+}
+
+struct Seen {
+    /// A frame stands there that came later than the end.
+    later: bool,
+    /// End of the last block that is not all zero.
+    used_to: Option<u64>,
+}
+
+/// Looks through `from..to` block by block.
+fn look(window: &mut Window, from: u64, to: u64, later: impl Fn(&[u8]) -> bool) -> Result<Seen, LogError> {
+    let mut seen = Seen { later: false, used_to: None };
+    let mut position = from;
+    while position < to {
+        let length = FRAME_ALIGN.min(to - position) as usize;
+        let block = window.get(position, length)?.expect("within the file");
+        if block.iter().any(|byte| *byte != 0) {
+            seen.later |= length >= FRAME_HEADER_BYTES && later(block);
+            seen.used_to = Some(position + length as u64);
+        }
+        position += length as u64;
+    }
+    Ok(seen)
+}
+
+/// The files in `log/` that the log does not list. One that continues the log means that its listing was lost.
+fn judge_unlisted(recovery: &Recovery<'_>, entries: &[Entry]) -> Result<Vec<SegmentNumber>, LogError> {
+    let mut unlisted = Vec::new();
+    for segment in entries.iter().filter_map(|entry| segment::parse_name(&entry.name)) {
+        if recovery.known.contains(&segment) {
+            continue;
+        }
+        // A file of another cluster, or of a newer format, is not of this log either.
+        let header =
+            open_segment(recovery.disk, segment, recovery.cluster).ok().and_then(|opened| opened.header);
+        if header.is_some_and(|header| header.first_lsn >= recovery.chain.lsn) {
+            return Err(LogError::Corrupt { segment, position: 0, what: FrameFault::Unlisted });
+        }
+        unlisted.push(segment);
+    }
+    Ok(unlisted)
+}
+
+fn highest<'a>(recovery: &Recovery<'_>, entries: impl Iterator<Item = &'a Entry>) -> SegmentNumber {
+    let named = entries.filter_map(|entry| entry.name.get(..24).and_then(segment::parse_name));
+    named.chain(recovery.known.iter().copied()).max().expect("the first segment is known")
+}
+
+/// Copies bytes away, then zeroes them.
+fn quarantine(disk: &dyn Disk, remains: &Remains) -> Result<Torn, LogError> {
+    let base = format!("{:020}-{:010}.torn", remains.segment.0, remains.from);
+    let path = free_name(disk, &base)?;
+    let temp = format!("{path}.tmp");
+    if disk.exists(&temp)? {
+        disk.remove(&temp)?;
+    }
+    let copy = disk.create(&temp)?;
+    let mut buffer = vec![0; COPY_BYTES];
+    for_pieces(remains.from, remains.to, |position, length| {
+        remains.file.read_at(&mut buffer[..length], position)?;
+        Ok(copy.write_at(&mut [IoSlice::new(&buffer[..length])], position - remains.from)?)
+    })?;
+    copy.sync_data()?;
+    disk.rename(&temp, &path)?;
+    disk.sync_dir(QUARANTINE)?;
+    buffer.fill(0);
+    for_pieces(remains.from, remains.to, |position, length| {
+        Ok(remains.file.write_at(&mut [IoSlice::new(&buffer[..length])], position)?)
+    })?;
+    remains.file.sync_data()?;
+    Ok(Torn {
+        segment: remains.segment,
+        position: remains.from,
+        bytes: remains.to - remains.from,
+        what: remains.what,
+        copy: disk.full_path(&path),
+    })
+}
+
+fn for_pieces(
+    from: u64,
+    to: u64,
+    mut work: impl FnMut(u64, usize) -> Result<(), LogError>,
+) -> Result<(), LogError> {
+    let mut position = from;
+    while position < to {
+        let length = (to - position).min(COPY_BYTES as u64);
+        work(position, length as usize)?;
+        position += length;
+    }
+    Ok(())
+}
+
+/// A path in `quarantine/` that nothing has.
+fn free_name(disk: &dyn Disk, base: &str) -> Result<String, LogError> {
+    let mut path = join(QUARANTINE, base);
+    for number in 2.. {
+        if !disk.exists(&path)? {
+            break;
+        }
+        path = join(QUARANTINE, &format!("{base}.{number}"));
+    }
+    Ok(path)
+}
+
+/// Writes the last good frame again, and the segment's header with it if it is the first: after a sync that failed
+/// they may be in the page cache alone, and reading them proves nothing.
+fn rewrite_last_frame(recovery: &Recovery<'_>) -> Result<(), LogError> {
+    let last = recovery.last_frame;
+    let end = last.position + last.length;
+    let from = if last.position == SEGMENT_HEADER_BYTES as u64 { 0 } else { last.position };
+    let mut bytes = vec![0; (end - from) as usize];
+    let file = &recovery.current.file;
+    file.read_at(&mut bytes, from)?;
+    file.write_at(&mut [IoSlice::new(&bytes)], from)?;
+    Ok(file.sync_data()?)
+}
+
+fn set_aside(disk: &dyn Disk, segment: SegmentNumber) -> Result<PathBuf, LogError> {
+    let path = segment::path(segment);
+    let name = path.strip_prefix("log/").expect("segments are in log");
+    let to = free_name(disk, name)?;
+    disk.rename(&path, &to)?;
+    disk.sync_dir(QUARANTINE)?;
+    disk.sync_dir("log")?;
+    Ok(disk.full_path(&to))
+}
+
+/// Removes files whose preparation was not finished: nothing was ever stored in them.
+fn remove_temps(disk: &dyn Disk, entries: &[Entry]) -> Result<(), LogError> {
+    for entry in entries.iter().filter(|entry| segment::is_temp_name(&entry.name)) {
+        disk.remove(&join("log", &entry.name))?;
+    }
+    Ok(())
+}

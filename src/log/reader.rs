@@ -1,0 +1,183 @@
+//! Reads messages back from where they lie, verifying each.
+//!
+//! A run's head comes first, with as much behind it as one small read brings; a second read fetches what is missing
+//! of the messages that are wanted. Messages share the buffer they were read into.
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use super::{Location, segment};
+use crate::disk::{Disk, DiskError, DiskFile};
+use crate::ids::{Offset, QueueId, SegmentNumber};
+use crate::record::envelope::Claimed;
+use crate::record::run::{RunEntry, RunHead};
+use crate::record::{Lane, RecordError, RecordHead};
+
+/// Read at first; holds the head of most runs, and all of a small one.
+const FIRST_READ_BYTES: u64 = 16 << 10;
+/// Segments whose files are kept open.
+const OPEN_FILES_MAX: usize = 64;
+
+/// Reads from the segments of one data directory. Clones share their open files.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    disk: Arc<dyn Disk>,
+    /// Most recently used last.
+    files: Mutex<Vec<(SegmentNumber, Arc<dyn DiskFile>)>>,
+}
+
+/// A message as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadMessage {
+    pub offset: Offset,
+    pub lane: Lane,
+    /// Wall time of the publish, microseconds since the Unix epoch.
+    pub publish_time_us: u64,
+    /// Tagged values, see [`crate::record::meta`].
+    pub meta: Bytes,
+    pub body: Bytes,
+}
+
+/// What was read of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunRead {
+    pub queue: QueueId,
+    /// In order of offset.
+    pub messages: Vec<ReadMessage>,
+    /// Messages whose bytes fail their checksum; they are not among `messages`.
+    pub damaged: Vec<Offset>,
+    /// Nothing that was asked for is left out for its size.
+    pub complete: bool,
+}
+
+/// Why a run could not be read at all.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error("data loss: segment {segment} is damaged at byte {position}: {why}")]
+    Damaged { segment: SegmentNumber, position: u64, why: RecordError },
+    #[error("segment {segment} has no messages at byte {position}")]
+    NotARun { segment: SegmentNumber, position: u64 },
+    #[error(
+        "the run in segment {segment} at byte {position} has {count} messages; message {first} was asked for"
+    )]
+    OutOfRun { segment: SegmentNumber, position: u64, first: u32, count: u32 },
+}
+
+impl Reader {
+    pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
+        Self { inner: Arc::new(Inner { disk, files: Mutex::default() }) }
+    }
+
+    /// Reads `count` messages of the run at `location`, or as many as there are, from its message `first` on. Stops
+    /// before a message that would exceed `bytes_max` (metadata and bodies), unless it is the only one.
+    pub fn read(
+        &self,
+        location: Location,
+        first: u32,
+        count: u32,
+        bytes_max: u64,
+    ) -> Result<RunRead, ReadError> {
+        let file = self.inner.file(location.segment)?;
+        let buffer = read_head(&*file, location)?;
+        let head = RecordHead::decode(&buffer).map_err(|why| damaged(location, why))?;
+        if head.length != location.length {
+            return Err(damaged(location, RecordError::Invalid { what: "its length" }));
+        }
+        let Location { segment, position, .. } = location;
+        let run = head.run().ok_or(ReadError::NotARun { segment, position })?;
+        if first >= run.count {
+            return Err(ReadError::OutOfRun { segment, position, first, count: run.count });
+        }
+        let (wanted, complete) = choose(&run, first, count, bytes_max);
+        let mut read = RunRead { queue: head.queue, messages: Vec::new(), damaged: Vec::new(), complete };
+        let (lane, publish_time_us) = (run.lane, run.publish_time_us);
+        let first_offset = head.offset;
+        let Some(span) = span(&wanted) else { return Ok(read) };
+        let (bytes, start) = if span.1 as usize <= buffer.len() {
+            (Bytes::from(buffer), 0)
+        } else {
+            let mut messages = vec![0; (span.1 - span.0) as usize];
+            file.read_at(&mut messages, position + u64::from(span.0))?;
+            (Bytes::from(messages), span.0)
+        };
+        for entry in wanted {
+            let offset = first_offset.plus(u64::from(entry.index));
+            let from = (entry.position - start) as usize;
+            let message = bytes.slice(from..from + entry.len() as usize);
+            if !entry.verify(&message) {
+                read.damaged.push(offset);
+                continue;
+            }
+            let meta = message.slice(..entry.meta_len as usize);
+            let body = message.slice(entry.meta_len as usize..);
+            read.messages.push(ReadMessage { offset, lane, publish_time_us, meta, body });
+        }
+        Ok(read)
+    }
+}
+
+fn damaged(location: Location, why: RecordError) -> ReadError {
+    ReadError::Damaged { segment: location.segment, position: location.position, why }
+}
+
+/// The record's head at least, and what one small read brings with it.
+fn read_head(file: &dyn DiskFile, location: Location) -> Result<Vec<u8>, ReadError> {
+    let length = u64::from(location.length);
+    let mut buffer = vec![0; length.min(FIRST_READ_BYTES) as usize];
+    file.read_at(&mut buffer, location.position)?;
+    let claimed = Claimed::read(&buffer).map_err(|why| damaged(location, why))?;
+    if claimed.length != location.length {
+        return Err(damaged(location, RecordError::Invalid { what: "its length" }));
+    }
+    let have = buffer.len();
+    if claimed.head_len as usize > have {
+        buffer.resize(claimed.head_len as usize, 0);
+        file.read_at(&mut buffer[have..], location.position + have as u64)?;
+    }
+    Ok(buffer)
+}
+
+/// The messages to read, and whether that is all that was asked for.
+fn choose(run: &RunHead<'_>, first: u32, count: u32, bytes_max: u64) -> (Vec<RunEntry>, bool) {
+    let mut chosen = Vec::new();
+    let mut bytes = 0;
+    for entry in run.entries().skip(first as usize).take(count as usize) {
+        bytes += u64::from(entry.len());
+        if bytes > bytes_max && !chosen.is_empty() {
+            return (chosen, false);
+        }
+        chosen.push(entry);
+    }
+    (chosen, true)
+}
+
+/// From the first byte of the first message to behind the last.
+fn span(entries: &[RunEntry]) -> Option<(u32, u32)> {
+    let (first, last) = (entries.first()?, entries.last()?);
+    Some((first.position, last.position + last.len()))
+}
+
+impl Inner {
+    fn file(&self, segment: SegmentNumber) -> Result<Arc<dyn DiskFile>, DiskError> {
+        let mut files = self.files.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(at) = files.iter().rposition(|(open, _)| *open == segment) {
+            let used = files.remove(at);
+            files.push(used);
+        } else {
+            let file = self.disk.open(&segment::path(segment))?;
+            if files.len() == OPEN_FILES_MAX {
+                files.remove(0);
+            }
+            files.push((segment, file));
+        }
+        Ok(files.last().expect("one was just put there").1.clone())
+    }
+}

@@ -1,0 +1,262 @@
+//! Segments: their header (layout in the header of [`super`]), their names, and how their files are made.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::error::LogError;
+use crate::disk::{Disk, DiskError, DiskFile};
+use crate::ids::{Lsn, SegmentNumber, Uid};
+use crate::record::wire::{Put, Reader, WireError};
+
+/// Bytes of a segment before its first frame.
+pub const SEGMENT_HEADER_BYTES: usize = 4096;
+/// The newest format version that this build reads, and the one it writes.
+pub const FORMAT_VERSION: u32 = 1;
+/// Smallest segment file.
+pub const SEGMENT_BYTES_MIN: u64 = 256 << 10;
+/// Largest segment file: positions in the index are 32 bits.
+pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
+const MAGIC: [u8; 8] = *b"FOREBAYS";
+const CRC_AT: usize = 12;
+const ZERO_FILL_BYTES: usize = 1 << 20;
+
+/// A segment's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// Features that a reader may ignore.
+    pub compat_flags: u64,
+    /// Features that a reader must know.
+    pub incompat_flags: u64,
+    pub cluster: Uid,
+    /// The run of the server that began the segment.
+    pub node: Uid,
+    pub shard: u32,
+    pub epoch: u64,
+    pub segment: SegmentNumber,
+    /// Secret: keeps payloads from forging frames.
+    pub salt: u64,
+    /// LSN of the segment's first record.
+    pub first_lsn: Lsn,
+    /// Names the key that the frames are encrypted with; zero: they are not.
+    pub encryption_key: [u8; 32],
+}
+
+/// Why a block is not a segment's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SegmentHeaderError {
+    #[error("the block is not a segment's header, or is damaged")]
+    Damaged,
+    #[error("format version {0}")]
+    Newer(u32),
+    #[error("features {0:#x}")]
+    Features(u64),
+}
+
+impl From<WireError> for SegmentHeaderError {
+    fn from(_: WireError) -> Self {
+        SegmentHeaderError::Damaged
+    }
+}
+
+impl SegmentHeader {
+    /// Appends the whole block.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&MAGIC);
+        out.put_u32(FORMAT_VERSION);
+        out.put_u32(0);
+        out.put_u64(self.compat_flags);
+        out.put_u64(self.incompat_flags);
+        out.extend_from_slice(&self.cluster.0);
+        out.extend_from_slice(&self.node.0);
+        out.put_u32(self.shard);
+        out.put_u32(0);
+        out.put_u64(self.epoch);
+        out.put_u64(self.segment.0);
+        out.put_u64(self.salt);
+        out.put_u64(self.first_lsn.0);
+        out.extend_from_slice(&self.encryption_key);
+        out.resize(start + SEGMENT_HEADER_BYTES, 0);
+        let crc = checksum(&out[start..]);
+        out[start + CRC_AT..start + CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+    }
+
+    /// Reads a whole block.
+    pub fn decode(block: &[u8]) -> Result<Self, SegmentHeaderError> {
+        let block = block.get(..SEGMENT_HEADER_BYTES).ok_or(SegmentHeaderError::Damaged)?;
+        let mut reader = Reader::new(block);
+        let magic = reader.array()?;
+        let version = reader.u32()?;
+        if magic != MAGIC || reader.u32()? != checksum(block) {
+            return Err(SegmentHeaderError::Damaged);
+        }
+        if version > FORMAT_VERSION {
+            return Err(SegmentHeaderError::Newer(version));
+        }
+        let (compat_flags, incompat_flags) = (reader.u64()?, reader.u64()?);
+        if incompat_flags != 0 {
+            return Err(SegmentHeaderError::Features(incompat_flags));
+        }
+        let (cluster, node) = (Uid(reader.array()?), Uid(reader.array()?));
+        let shard = reader.u32()?;
+        reader.u32()?;
+        Ok(Self {
+            compat_flags,
+            incompat_flags,
+            cluster,
+            node,
+            shard,
+            epoch: reader.u64()?,
+            segment: SegmentNumber(reader.u64()?),
+            salt: reader.u64()?,
+            first_lsn: Lsn(reader.u64()?),
+            encryption_key: reader.array()?,
+        })
+    }
+}
+
+fn checksum(block: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&block[..CRC_AT]);
+    hasher.update(&block[CRC_AT + 4..]);
+    hasher.finalize()
+}
+
+/// The path of a segment's file.
+pub fn path(segment: SegmentNumber) -> String {
+    format!("log/{:020}.seg", segment.0)
+}
+
+/// The segment whose file has this name in `log/`.
+pub fn parse_name(name: &str) -> Option<SegmentNumber> {
+    let digits = name.strip_suffix(".seg")?;
+    let number = SegmentNumber(digits.parse().ok().filter(|number| *number > 0)?);
+    (format!("{:020}", number.0) == digits).then_some(number)
+}
+
+/// The path of a segment's file while it is being prepared.
+pub fn temp_path(segment: SegmentNumber) -> String {
+    format!("log/{:020}.seg.tmp", segment.0)
+}
+
+/// Whether a name in `log/` is of a preparation that was not finished.
+pub fn is_temp_name(name: &str) -> bool {
+    name.strip_suffix(".tmp").is_some_and(|name| parse_name(name).is_some())
+}
+
+/// A segment's file, full of zeroes, whose name is durable.
+#[derive(Clone, Debug)]
+pub struct Blank {
+    pub segment: SegmentNumber,
+    pub file: Arc<dyn DiskFile>,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+/// Makes a segment's file; `None` if `stop` was set meanwhile. Leaves nothing behind on failure, as far as the disk
+/// lets it.
+pub fn prepare(
+    disk: &dyn Disk,
+    segment: SegmentNumber,
+    bytes: u64,
+    stop: &AtomicBool,
+) -> Result<Option<Blank>, LogError> {
+    let temp = temp_path(segment);
+    let file = disk.create(&temp)?;
+    match fill(&*file, bytes, stop) {
+        Ok(true) => {}
+        // A failed allocation can leave a file that has grown; the space must not stay taken.
+        other => {
+            let removed = disk.remove(&temp);
+            other?;
+            removed?;
+            return Ok(None);
+        }
+    }
+    disk.rename(&temp, &path(segment))?;
+    disk.sync_dir("log")?;
+    Ok(Some(Blank { segment, file, bytes }))
+}
+
+fn fill(file: &dyn DiskFile, bytes: u64, stop: &AtomicBool) -> Result<bool, DiskError> {
+    file.allocate(bytes)?;
+    let zeroes = vec![0; ZERO_FILL_BYTES.min(bytes as usize)];
+    let mut position = 0;
+    while position < bytes {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let length = (bytes - position).min(zeroes.len() as u64);
+        file.write_at(&mut [IoSlice::new(&zeroes[..length as usize])], position)?;
+        // Piece by piece, so that commits never wait behind a whole segment of dirty pages.
+        file.sync_data()?;
+        position += length;
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(crate) fn header() -> SegmentHeader {
+        SegmentHeader {
+            compat_flags: 5,
+            incompat_flags: 0,
+            cluster: Uid([1; 16]),
+            node: Uid([2; 16]),
+            shard: 3,
+            epoch: 4,
+            segment: SegmentNumber(5),
+            salt: 6,
+            first_lsn: Lsn(7),
+            encryption_key: [8; 32],
+        }
+    }
+
+    #[test]
+    fn headers_come_back_and_every_flip_is_seen() {
+        let mut block = Vec::new();
+        header().encode(&mut block);
+        assert_eq!(block.len(), SEGMENT_HEADER_BYTES);
+        assert_eq!(SegmentHeader::decode(&block), Ok(header()));
+        for at in 0..block.len() {
+            block[at] ^= 0x10;
+            assert_eq!(SegmentHeader::decode(&block), Err(SegmentHeaderError::Damaged), "byte {at}");
+            block[at] ^= 0x10;
+        }
+    }
+
+    #[test]
+    fn zeroes_never_decode() {
+        assert_eq!(SegmentHeader::decode(&[0; SEGMENT_HEADER_BYTES]), Err(SegmentHeaderError::Damaged));
+    }
+
+    #[test]
+    fn newer_versions_and_features_are_told_apart_from_damage() {
+        let mut block = Vec::new();
+        header().encode(&mut block);
+        let seal = |block: &mut Vec<u8>| {
+            let crc = checksum(block).to_le_bytes();
+            block[CRC_AT..CRC_AT + 4].copy_from_slice(&crc);
+        };
+        block[24] = 9;
+        seal(&mut block);
+        assert_eq!(SegmentHeader::decode(&block), Err(SegmentHeaderError::Features(9)));
+        block[8] = 2;
+        seal(&mut block);
+        assert_eq!(SegmentHeader::decode(&block), Err(SegmentHeaderError::Newer(2)));
+    }
+
+    #[test]
+    fn names_have_one_form() {
+        assert_eq!(path(SegmentNumber(7)), "log/00000000000000000007.seg");
+        assert_eq!(parse_name("00000000000000000007.seg"), Some(SegmentNumber(7)));
+        for name in ["7.seg", "00000000000000000000.seg", "00000000000000000007.seg.tmp", "x.seg"] {
+            assert_eq!(parse_name(name), None, "{name}");
+        }
+        assert!(is_temp_name("00000000000000000007.seg.tmp") && !is_temp_name("notes.tmp"));
+    }
+}

@@ -1,0 +1,75 @@
+//! The bodies of the log's own records. More may follow the fields of a body; readers skip it.
+//!
+//! ```text
+//! ServerStarted  incarnation u32 | node uid, 16 bytes | wall time u64, microseconds since the Unix epoch
+//! SegmentAdded   segment u64 | bytes of its file u64
+//! NoOp           nothing
+//! ```
+
+use crate::ids::{Offset, QueueId, SegmentNumber, Uid};
+use crate::record::wire::{Put, Reader, WireError};
+use crate::record::{Body, Kind, Record};
+
+/// A start of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerStarted {
+    /// Counts the starts, from 1.
+    pub incarnation: u32,
+    /// Names this run of the server across machines.
+    pub node: Uid,
+    /// Microseconds since the Unix epoch.
+    pub wall_time_us: u64,
+}
+
+impl ServerStarted {
+    pub fn record(&self) -> Record {
+        let mut body = Vec::new();
+        body.put_u32(self.incarnation);
+        body.extend_from_slice(&self.node.0);
+        body.put_u64(self.wall_time_us);
+        record(Kind::ServerStarted, body)
+    }
+
+    pub fn decode(body: &[u8]) -> Result<Self, WireError> {
+        let mut reader = Reader::new(body);
+        Ok(Self { incarnation: reader.u32()?, node: Uid(reader.array()?), wall_time_us: reader.u64()? })
+    }
+}
+
+/// A segment that belongs to the log from here on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentAdded {
+    pub segment: SegmentNumber,
+    /// Length of its file.
+    pub bytes: u64,
+}
+
+impl SegmentAdded {
+    pub fn record(&self) -> Record {
+        let mut body = Vec::new();
+        body.put_u64(self.segment.0);
+        body.put_u64(self.bytes);
+        record(Kind::SegmentAdded, body)
+    }
+
+    pub fn decode(body: &[u8]) -> Result<Self, WireError> {
+        let mut reader = Reader::new(body);
+        Ok(Self { segment: SegmentNumber(reader.u64()?), bytes: reader.u64()? })
+    }
+}
+
+/// Says nothing, so that what came before has a successor.
+pub fn no_op() -> Record {
+    record(Kind::NoOp, Vec::new())
+}
+
+fn record(kind: Kind, body: Vec<u8>) -> Record {
+    Record {
+        kind,
+        flags: 0,
+        queue: QueueId(0),
+        offset: Offset(0),
+        headers: Vec::new(),
+        body: Body::Plain(body),
+    }
+}

@@ -1,0 +1,346 @@
+//! Bytes changed behind the log's back.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::super::frame::{FRAME_HEADER_BYTES, FrameHeader};
+use super::super::segment::SEGMENT_HEADER_BYTES;
+use super::super::*;
+use super::support::*;
+
+const SIZE: usize = 5_000;
+
+fn path(dir: &Path, segment: u64) -> PathBuf {
+    dir.join(segment::path(SegmentNumber(segment)))
+}
+
+fn change(dir: &Path, segment: u64, work: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = std::fs::read(path(dir, segment)).unwrap();
+    work(&mut bytes);
+    std::fs::write(path(dir, segment), bytes).unwrap();
+}
+
+/// The frames of a segment, where they begin and what they say.
+fn frames(dir: &Path, segment: u64) -> Vec<(usize, FrameHeader)> {
+    let bytes = std::fs::read(path(dir, segment)).unwrap();
+    let mut frames = Vec::new();
+    let mut at = SEGMENT_HEADER_BYTES;
+    while at < bytes.len() {
+        let Some(header) = FrameHeader::claimed(&bytes[at..]) else { break };
+        frames.push((at, header));
+        at += header.frame_len() as usize;
+    }
+    frames
+}
+
+/// Makes a log of single messages in one segment whose last frame holds the last message; that frame.
+fn one_segment(dir: &Path, count: u64) -> (usize, FrameHeader) {
+    let mut harness = open_dir(dir).unwrap();
+    harness.publish(0, count, SIZE);
+    drop(harness);
+    let (at, header) =
+        frames(dir, 1).into_iter().rfind(|(_, header)| header.payload_len as usize > SIZE).unwrap();
+    change(dir, 1, |bytes| bytes[at + header.frame_len() as usize..].fill(0));
+    (at, header)
+}
+
+/// Every file under `dir` but the lock, with its content.
+fn snapshot(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(snapshot(&path));
+        } else if !path.ends_with("LOCK") {
+            files.insert(path.clone(), std::fs::read(path).unwrap());
+        }
+    }
+    files
+}
+
+fn refused(dir: &Path) -> LogError {
+    let before = snapshot(dir);
+    let error = open_dir(dir).err().expect("the log is refused");
+    assert!(snapshot(dir) == before, "nothing is changed by a refusal: {error}");
+    error
+}
+
+#[test]
+fn a_torn_last_frame_is_kept_aside_whatever_part_is_torn() {
+    let dir = tempfile::tempdir().unwrap();
+    let (at, header) = one_segment(dir.path(), 4);
+    let good = std::fs::read(path(dir.path(), 1)).unwrap();
+    let payload_end = at + FRAME_HEADER_BYTES + header.payload_len as usize;
+    let flips = (at..at + 64).chain([at + 64, at + FRAME_HEADER_BYTES, at + 3_000, payload_end - 1]);
+    let mut torn_frames: Vec<Vec<u8>> = flips.map(|place| flipped(&good, place)).collect();
+    for lost in [at..at + 512, at + 512..at + 4096, at + 4096..payload_end] {
+        let mut bytes = good.clone();
+        bytes[lost].fill(0);
+        torn_frames.push(bytes);
+    }
+    for bytes in torn_frames {
+        std::fs::write(path(dir.path(), 1), &bytes).unwrap();
+        let harness = open_dir(dir.path()).unwrap();
+        harness.assert_holds(3, SIZE);
+        let torn = &harness.log.report().torn;
+        assert_eq!(torn.len(), 1);
+        assert_eq!((torn[0].segment, torn[0].position), (SegmentNumber(1), at as u64));
+        let copy = std::fs::read(&torn[0].copy).unwrap();
+        assert_eq!(copy.len() as u64, torn[0].bytes);
+        assert_eq!(copy, &bytes[at..at + copy.len()]);
+        drop(harness);
+        let again = open_dir(dir.path()).unwrap();
+        assert_eq!(again.log.report().torn, []);
+        again.assert_holds(3, SIZE);
+    }
+}
+
+fn flipped(bytes: &[u8], place: usize) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes[place] ^= 1;
+    bytes
+}
+
+#[test]
+fn a_frame_whose_padding_alone_is_torn_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let (at, header) = one_segment(dir.path(), 4);
+    let payload_end = at + FRAME_HEADER_BYTES + header.payload_len as usize;
+    change(dir.path(), 1, |bytes| bytes[payload_end..at + header.frame_len() as usize].fill(7));
+    let mut harness = open_dir(dir.path()).unwrap();
+    assert_eq!(harness.log.report().torn, []);
+    harness.publish(4, 6, SIZE);
+    harness.assert_holds(6, SIZE);
+}
+
+#[test]
+fn old_bytes_never_follow_a_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let (at, header) = one_segment(dir.path(), 4);
+    change(dir.path(), 1, |bytes| bytes[at + 100] ^= 1);
+    drop(open_dir(dir.path()).unwrap());
+    let bytes = std::fs::read(path(dir.path(), 1)).unwrap();
+    let end = frames(dir.path(), 1).last().map(|(at, header)| at + header.frame_len() as usize).unwrap();
+    assert!(end < at + header.frame_len() as usize * 2);
+    assert!(bytes[end..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn damage_with_a_successor_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    one_segment(dir.path(), 6);
+    let good = std::fs::read(path(dir.path(), 1)).unwrap();
+    for (at, _) in frames(dir.path(), 1).into_iter().rev().skip(1) {
+        for place in [at, at + 5, at + 30, at + FRAME_HEADER_BYTES + 3] {
+            std::fs::write(path(dir.path(), 1), flipped(&good, place)).unwrap();
+            match refused(dir.path()) {
+                LogError::Corrupt { segment: SegmentNumber(1), position, .. } => {
+                    assert_eq!(position, at as u64);
+                }
+                other => panic!("{other}"),
+            }
+        }
+        let mut lost = good.clone();
+        lost[at..at + 4096].fill(0);
+        std::fs::write(path(dir.path(), 1), lost).unwrap();
+        assert!(refused(dir.path()).is_data_loss());
+    }
+}
+
+/// A log over several segments.
+fn many_segments(dir: &Path) -> u64 {
+    let mut harness = open_dir(dir).unwrap();
+    harness.publish(0, 20, 40_000);
+    harness.log.close().unwrap();
+    assert!(frames(dir, 3).len() > 2);
+    20
+}
+
+#[test]
+fn damage_at_the_end_of_a_segment_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    many_segments(dir.path());
+    let (at, _) = frames(dir.path(), 2).last().copied().unwrap();
+    change(dir.path(), 2, |bytes| bytes[at + 90] ^= 1);
+    match refused(dir.path()) {
+        LogError::Corrupt { segment: SegmentNumber(2), position, .. } => assert_eq!(position, at as u64),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_damaged_segment_header_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    many_segments(dir.path());
+    let good = std::fs::read(path(dir.path(), 2)).unwrap();
+    for damage in [0..1, 13..14, 90..91, 0..4096, 0..8192] {
+        let mut bytes = good.clone();
+        bytes[damage].iter_mut().for_each(|byte| *byte = 0);
+        if bytes == good {
+            continue;
+        }
+        std::fs::write(path(dir.path(), 2), bytes).unwrap();
+        assert!(matches!(refused(dir.path()), LogError::Corrupt { .. }));
+    }
+    std::fs::write(path(dir.path(), 2), &good).unwrap();
+    change(dir.path(), 1, |bytes| bytes[20] ^= 1);
+    assert!(matches!(refused(dir.path()), LogError::Corrupt { segment: SegmentNumber(1), position: 0, .. }));
+}
+
+/// Makes a log whose segment 3 is blank but for its header and first frame, as if that write had been the last.
+fn segment_3_begun(dir: &Path) -> Vec<u8> {
+    many_segments(dir);
+    let first = frames(dir, 3)[0].1;
+    let end = SEGMENT_HEADER_BYTES + first.frame_len() as usize;
+    let later = std::fs::read_dir(dir.join("log")).unwrap().map(|entry| entry.unwrap().path());
+    for file in later.filter(|file| *file > path(dir, 3)) {
+        std::fs::remove_file(file).unwrap();
+    }
+    change(dir, 3, |bytes| bytes[end..].fill(0));
+    std::fs::read(path(dir, 3)).unwrap()
+}
+
+#[test]
+fn a_torn_first_frame_of_a_segment_is_kept_aside() {
+    for lost in [0..4096, 0..1, 4096..4608, 0..8192, 8192..12_288, 4200..4201] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut bytes = segment_3_begun(dir.path());
+        let before = first_offset_of(dir.path(), 3);
+        bytes[lost].iter_mut().for_each(|byte| *byte = !*byte);
+        std::fs::write(path(dir.path(), 3), &bytes).unwrap();
+        let mut harness = open_dir(dir.path()).unwrap();
+        let torn = harness.log.report().torn.clone();
+        assert_eq!(torn.len(), 1, "{torn:?}");
+        assert_eq!((torn[0].segment, torn[0].position), (SegmentNumber(3), 0));
+        let copy = std::fs::read(&torn[0].copy).unwrap();
+        assert_eq!(copy, &bytes[..copy.len()]);
+        harness.assert_holds(before, 40_000);
+        harness.publish(before, before + 1, 40_000);
+        drop(harness);
+        open_dir(dir.path()).unwrap().assert_holds(before + 1, 40_000);
+    }
+}
+
+/// The offset of the first message in a segment, given the layout that `many_segments` makes.
+fn first_offset_of(dir: &Path, segment: u64) -> u64 {
+    let messages =
+        |segment| frames(dir, segment).iter().filter(|(_, header)| header.payload_len > 40_000).count();
+    (1..segment).map(|segment| messages(segment) as u64).sum()
+}
+
+#[test]
+fn a_missing_or_short_segment_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    many_segments(dir.path());
+    let good = std::fs::read(path(dir.path(), 2)).unwrap();
+    change(dir.path(), 2, |bytes| bytes.truncate(100_000));
+    assert!(matches!(
+        refused(dir.path()),
+        LogError::SegmentShort { segment: SegmentNumber(2), found: 100_000, expected: SEGMENT_BYTES, .. }
+    ));
+    std::fs::remove_file(path(dir.path(), 2)).unwrap();
+    let error = refused(dir.path());
+    assert!(matches!(error, LogError::SegmentMissing { segment: SegmentNumber(2), .. }), "{error}");
+    assert!(error.is_data_loss() && error.to_string().contains("00000000000000000002.seg"));
+    std::fs::write(path(dir.path(), 2), good).unwrap();
+    std::fs::remove_file(path(dir.path(), 1)).unwrap();
+    assert!(matches!(refused(dir.path()), LogError::NotFromStart { .. } | LogError::SegmentMissing { .. }));
+}
+
+#[test]
+fn the_last_blank_segment_must_be_there_too() {
+    let dir = tempfile::tempdir().unwrap();
+    open_dir(dir.path()).unwrap().log.close().unwrap();
+    // Closing lists what the helper had made; without it there is nothing to lose.
+    let harness = open_dir(dir.path()).unwrap();
+    while harness.log.counters().segments.get() < 2 {
+        std::thread::yield_now();
+    }
+    harness.log.close().unwrap();
+    let blank = std::fs::read_dir(dir.path().join("log")).unwrap().map(|entry| entry.unwrap().path()).max();
+    std::fs::remove_file(blank.unwrap()).unwrap();
+    assert!(matches!(refused(dir.path()), LogError::SegmentMissing { .. }));
+}
+
+#[test]
+fn unlisted_segments_are_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let end = many_segments(dir.path());
+    let (blank, junk) = (path(dir.path(), 70), path(dir.path(), 71));
+    std::fs::write(&blank, vec![0; SEGMENT_BYTES as usize]).unwrap();
+    std::fs::write(&junk, b"something").unwrap();
+    let unfinished = dir.path().join("log/00000000000000000072.seg.tmp");
+    std::fs::write(&unfinished, b"").unwrap();
+    let mut harness = open_dir(dir.path()).unwrap();
+    let aside = harness.log.report().set_aside.clone();
+    assert_eq!(aside.len(), 2);
+    assert_eq!(std::fs::read(dir.path().join("quarantine/00000000000000000071.seg")).unwrap(), b"something");
+    assert!(!blank.exists() && !junk.exists() && !unfinished.exists());
+    harness.publish(end, end + 20, 40_000);
+    harness.log.close().unwrap();
+    let harness = open_dir(dir.path()).unwrap();
+    harness.assert_holds(end + 20, 40_000);
+    let used: Vec<bool> = [70, 71].map(|number| path(dir.path(), number).exists()).to_vec();
+    assert_eq!(used, [false, false], "numbers are not reused");
+}
+
+#[test]
+fn an_unlisted_segment_that_continues_the_log_is_no_stray() {
+    let dir = tempfile::tempdir().unwrap();
+    many_segments(dir.path());
+    // Cut the log before segment 3 was listed: everything behind that looks torn, but segment 3 says otherwise.
+    let (at, _) = frames(dir.path(), 2)[0];
+    change(dir.path(), 2, |bytes| bytes[at..].fill(0));
+    let error = refused(dir.path());
+    assert!(error.is_data_loss(), "{error}");
+}
+
+#[test]
+fn frame_images_in_bodies_are_no_frames() {
+    let dir = tempfile::tempdir().unwrap();
+    let (at, header) = one_segment(dir.path(), 3);
+    let image = std::fs::read(path(dir.path(), 1)).unwrap()[at..at + header.frame_len() as usize].to_vec();
+    let other = tempfile::tempdir().unwrap();
+    let mut harness = open_dir(other.path()).unwrap();
+    let mut forged = run(0, 1, 0);
+    if let crate::record::Body::Run(run) = &mut forged.body {
+        run.messages[0].body = [vec![0; 4096 - 80 - 40 - 16 - 12], image.repeat(3)].concat().into();
+    }
+    let placed = harness.commit(vec![forged]);
+    drop(harness);
+    let again = open_dir(other.path()).unwrap();
+    assert_eq!((again.log.report().torn.len(), again.replayed), (0, placed));
+}
+
+#[test]
+fn later_frames_count_even_where_the_segments_header_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    many_segments(dir.path());
+    let later = std::fs::read_dir(dir.path().join("log")).unwrap().map(|entry| entry.unwrap().path());
+    for file in later.filter(|file| *file > path(dir.path(), 3)) {
+        std::fs::remove_file(file).unwrap();
+    }
+    change(dir.path(), 3, |bytes| bytes[..SEGMENT_HEADER_BYTES].fill(0));
+    let error = refused(dir.path());
+    assert!(matches!(error, LogError::Corrupt { segment: SegmentNumber(3), .. }), "{error}");
+}
+
+#[test]
+fn a_batch_has_a_successor_soon_and_after_a_close() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut harness = open_dir(dir.path()).unwrap();
+    harness.commit(vec![run(0, 1, SIZE)]);
+    let counters = harness.log.counters();
+    // The start, the batch, and the empty frame, unless a listing came in a frame of its own.
+    while counters.frames.get() < 3 {
+        std::thread::yield_now();
+    }
+    drop(harness);
+    let frames_before = frames(dir.path(), 1).len();
+    assert!(frames_before >= 3);
+    let mut harness = open_dir(dir.path()).unwrap();
+    harness.commit(vec![run(1, 1, SIZE)]);
+    harness.log.close().unwrap();
+    let last = frames(dir.path(), 1).last().unwrap().1;
+    assert!((last.payload_len as usize) < SIZE && frames(dir.path(), 1).len() >= frames_before + 3);
+}

@@ -1,0 +1,140 @@
+//! What the tests share: records, a log whose events are collected, and what a log is expected to hold.
+
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::super::*;
+use crate::disk::RealDisk;
+use crate::record::{Body, Kind, Lane, MessageRun, StoredParts};
+
+pub const QUEUE: QueueId = QueueId(9);
+pub const SEGMENT_BYTES: u64 = 256 << 10;
+
+pub fn options() -> LogOptions {
+    LogOptions { segment_bytes: SEGMENT_BYTES, wall_time_us: 1_000_000 }
+}
+
+/// A run of `count` messages of `size` bytes each, at `first`; each body begins with its offset.
+pub fn run(first: u64, count: u64, size: usize) -> Record {
+    let message = |offset: u64| StoredParts { meta: Bytes::from_static(b""), body: body(offset, size) };
+    Record {
+        kind: Kind::Publish,
+        flags: 0,
+        queue: QUEUE,
+        offset: Offset(first),
+        headers: Vec::new(),
+        body: Body::Run(MessageRun {
+            lane: Lane { priority: 4, bucket: 1 },
+            publish_time_us: 1_000 + first,
+            messages: (first..first + count).map(message).collect(),
+        }),
+    }
+}
+
+pub fn body(offset: u64, size: usize) -> Bytes {
+    let mut body: Vec<u8> = offset.to_le_bytes().to_vec();
+    body.resize(size.max(8), offset as u8);
+    body.into()
+}
+
+pub fn plain(kind: Kind, body: &[u8]) -> Record {
+    Record {
+        kind,
+        flags: 0,
+        queue: QUEUE,
+        offset: Offset(0),
+        headers: Vec::new(),
+        body: Body::Plain(body.to_vec()),
+    }
+}
+
+/// A log under test.
+pub struct Harness {
+    pub log: Log,
+    pub events: Receiver<LogEvent>,
+    /// Runs that opening found.
+    pub replayed: Vec<Placed>,
+    pub index: Index,
+    next: u64,
+}
+
+pub fn try_open(disk: Arc<dyn Disk>, options: LogOptions) -> Result<Harness, LogError> {
+    let (send, events) = channel();
+    let mut replayed: Vec<Placed> = Vec::new();
+    let mut index = Index::default();
+    let log = open(
+        disk,
+        options,
+        &mut |record| {
+            if let Some(placed) = record.placed() {
+                index.insert(&placed);
+                replayed.push(placed);
+            }
+            Ok(())
+        },
+        Box::new(move |event| {
+            let _ = send.send(event);
+        }),
+    )?;
+    let next = replayed.len() as u64;
+    Ok(Harness { log, events, replayed, index, next })
+}
+
+pub fn open_dir(dir: &std::path::Path) -> Result<Harness, LogError> {
+    try_open(Arc::new(RealDisk::new(dir)), options())
+}
+
+impl Harness {
+    /// Submits a batch without waiting; its ticket.
+    pub fn submit(&mut self, records: Vec<Record>) -> Ticket {
+        let ticket = Ticket(self.next);
+        self.next += 1;
+        self.log.submit(Batch { records, ticket, log_time_us: 10 * ticket.0 });
+        ticket
+    }
+
+    /// Waits until `ticket` is committed; what was placed meanwhile.
+    pub fn wait(&mut self, ticket: Ticket) -> Result<Vec<Placed>, LogError> {
+        let mut all = Vec::new();
+        loop {
+            match self.events.recv_timeout(Duration::from_secs(20)).expect("the log reports") {
+                LogEvent::Committed { through, placed } => {
+                    placed.iter().for_each(|placed| self.index.insert(placed));
+                    all.extend(placed);
+                    if through >= ticket {
+                        return Ok(all);
+                    }
+                }
+                LogEvent::Failed(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Commits one batch.
+    pub fn commit(&mut self, records: Vec<Record>) -> Vec<Placed> {
+        let ticket = self.submit(records);
+        self.wait(ticket).unwrap()
+    }
+
+    /// Commits single messages of `size` bytes at the offsets `from..to`, each in a frame of its own.
+    pub fn publish(&mut self, from: u64, to: u64, size: usize) {
+        for offset in from..to {
+            self.commit(vec![run(offset, 1, size)]);
+        }
+    }
+
+    /// Reads every message from 0 to `end` by the index, and compares.
+    pub fn assert_holds(&self, end: u64, size: usize) {
+        assert_eq!(self.index.end(QUEUE), Offset(end));
+        let reader = self.log.reader();
+        for offset in 0..end {
+            let (found, place) = self.index.find(QUEUE, Offset(offset)).expect("every offset is there");
+            let read = reader.read(found.location, place, 1, u64::MAX).unwrap();
+            assert_eq!((read.queue, read.damaged.len(), read.complete), (QUEUE, 0, true));
+            assert_eq!(read.messages[0].offset, Offset(offset));
+            assert_eq!(read.messages[0].body, body(offset, size));
+        }
+    }
+}

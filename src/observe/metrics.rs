@@ -1,0 +1,196 @@
+//! Metrics in the Prometheus text format. Names begin with `forebay_` and end in their unit.
+//!
+//! Figures of the broker are asked for when they are scraped. Those of calls are counted as they happen, through
+//! handles made beforehand, so that counting costs no look-up by name. What other parts of the server record by the
+//! macros of the crate `metrics` is shown too, once [`Metrics::install`] was called.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+use crate::admission::Admission;
+use crate::broker::api::ServerStats;
+
+/// Upper bounds of call durations, seconds.
+const DURATION_BUCKETS_S: [f64; 14] =
+    [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 10.0, 60.0];
+/// How often samples are moved from where they were recorded into the histograms.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// All metrics of a server, shared by its clones.
+#[derive(Clone)]
+pub struct Metrics {
+    recorder: Arc<PrometheusRecorder>,
+    handle: PrometheusHandle,
+    server: Arc<ServerFigures>,
+}
+
+/// Handles for [`ServerStats`] and admission.
+struct ServerFigures {
+    admitted_bytes: Gauge,
+    budget_bytes: Gauge,
+    up: Gauge,
+    queues: Gauge,
+    subscriptions: Gauge,
+    producers: Gauge,
+    consumers: Gauge,
+    log_bytes: Gauge,
+    segments: Gauge,
+    commits: Counter,
+    syncs: Counter,
+    records: Counter,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let builder = PrometheusBuilder::new()
+            .set_buckets(&DURATION_BUCKETS_S)
+            .expect("there are buckets, which is all it asks for");
+        let recorder = Arc::new(builder.build_recorder());
+        let handle = recorder.handle();
+        let server = metrics::with_local_recorder(&*recorder, || {
+            describe_calls();
+            ServerFigures::describe()
+        });
+        Self { recorder, handle, server: Arc::new(server) }
+    }
+}
+
+impl Metrics {
+    /// Makes these the process's metrics. False if it has others already.
+    pub fn install(&self) -> bool {
+        metrics::set_global_recorder(self.recorder.clone()).is_ok()
+    }
+
+    /// All metrics as text; `stats` are the broker's figures, none if it did not answer.
+    pub fn render(&self, stats: Option<ServerStats>, admission: &Admission) -> String {
+        self.server.set(stats);
+        self.server.admitted_bytes.set(admission.used_bytes() as f64);
+        self.server.budget_bytes.set(admission.budget_bytes() as f64);
+        self.handle.render()
+    }
+
+    /// Moves samples into histograms now and then, for ever. Without it they pile up until the next scrape.
+    pub async fn keep_up(&self) {
+        let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+        loop {
+            ticks.tick().await;
+            self.handle.run_upkeep();
+        }
+    }
+
+    /// A counter of calls of one method that ended with one code.
+    pub(super) fn calls(&self, method: &'static str, code: &'static str) -> Counter {
+        metrics::with_local_recorder(
+            &*self.recorder,
+            || counter!("forebay_rpc_calls_total", "method" => method, "code" => code),
+        )
+    }
+
+    /// The durations of one method's calls.
+    pub(super) fn call_durations(&self, method: &'static str) -> Histogram {
+        metrics::with_local_recorder(
+            &*self.recorder,
+            || histogram!("forebay_rpc_duration_seconds", "method" => method),
+        )
+    }
+}
+
+fn describe_calls() {
+    describe_counter!("forebay_rpc_calls_total", "Calls answered, by method and gRPC code");
+    describe_histogram!(
+        "forebay_rpc_duration_seconds",
+        "Time from a call's headers to its answer's, by method; waits of long polls are in it"
+    );
+}
+
+fn described_gauge(name: &'static str, help: &'static str) -> Gauge {
+    describe_gauge!(name, help);
+    gauge!(name)
+}
+
+fn described_counter(name: &'static str, help: &'static str) -> Counter {
+    describe_counter!(name, help);
+    counter!(name)
+}
+
+impl ServerFigures {
+    fn describe() -> Self {
+        Self {
+            admitted_bytes: described_gauge(
+                "forebay_admission_used_bytes",
+                "Memory that requests under way have taken from the budget, bytes",
+            ),
+            budget_bytes: described_gauge("forebay_admission_budget_bytes", "The budget for requests, bytes"),
+            up: described_gauge("forebay_broker_up", "1 if the broker answered this scrape, else 0"),
+            queues: described_gauge("forebay_queues", "Queues"),
+            subscriptions: described_gauge("forebay_subscriptions", "Subscriptions over all queues"),
+            producers: described_gauge("forebay_producers", "Producers remembered for de-duplication"),
+            consumers: described_gauge("forebay_consumers", "Open Subscribe streams and pulls that wait"),
+            log_bytes: described_gauge("forebay_log_bytes", "Disk space of the log's segments, bytes"),
+            segments: described_gauge("forebay_log_segments", "Segments of the log"),
+            commits: described_counter("forebay_log_commits_total", "Group commits since the start"),
+            syncs: described_counter("forebay_log_syncs_total", "Syncs of the log since the start"),
+            records: described_counter("forebay_log_records_total", "Records written since the start"),
+        }
+    }
+
+    fn set(&self, stats: Option<ServerStats>) {
+        self.up.set(if stats.is_some() { 1.0 } else { 0.0 });
+        let Some(stats) = stats else { return };
+        for (gauge, value) in [
+            (&self.queues, stats.queues),
+            (&self.subscriptions, stats.subscriptions),
+            (&self.producers, stats.producers),
+            (&self.consumers, stats.consumers),
+            (&self.log_bytes, stats.log_bytes),
+            (&self.segments, stats.segments),
+        ] {
+            gauge.set(value as f64);
+        }
+        self.commits.absolute(stats.commits);
+        self.syncs.absolute(stats.syncs);
+        self.records.absolute(stats.records);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_rendered_with_help() {
+        let metrics = Metrics::default();
+        let stats = ServerStats { queues: 3, log_bytes: 67_108_864, commits: 9, ..ServerStats::default() };
+        let text = metrics.render(Some(stats), &Admission::new(1 << 20, 0));
+        for line in [
+            "# HELP forebay_queues Queues",
+            "forebay_broker_up 1",
+            "forebay_admission_used_bytes 0",
+            "forebay_admission_budget_bytes 1048576",
+            "forebay_queues 3",
+            "forebay_log_bytes 67108864",
+            "# TYPE forebay_log_commits_total counter",
+            "forebay_log_commits_total 9",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
+        }
+        assert!(
+            metrics
+                .render(None, &Admission::new(1 << 20, 0))
+                .lines()
+                .any(|line| line == "forebay_broker_up 0")
+        );
+    }
+}

@@ -1,0 +1,6 @@
+//! What the server shows of itself: metrics, liveness, readiness.
+
+pub mod http;
+pub mod metrics;
+pub mod readiness;
+pub mod rpc;

@@ -1,0 +1,153 @@
+//! Wiring: a broker on a data directory, its gRPC and HTTP edges, and an orderly end.
+//!
+//! On SIGTERM or SIGINT: new work is refused and long polls are answered, what is under way is committed, connections
+//! get a short while to finish, the log is closed. If the log fails, every caller is told why and serving ends with
+//! the error: the process exits, and a restart recovers all that was acknowledged.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinError;
+
+use crate::admission::Admission;
+use crate::broker::api::BrokerError;
+use crate::broker::{self, OpenError, Opened};
+use crate::clock::wall_us;
+use crate::config::Config;
+use crate::disk::RealDisk;
+use crate::limits::REQUEST_BYTES_MAX;
+use crate::observe::metrics::Metrics;
+use crate::observe::readiness::{Phase, Readiness};
+use crate::service::Identity;
+use crate::service::server::{self as edge, Parts};
+
+/// How long answers that tell of a failed log may take to go out.
+const FAREWELL: Duration = Duration::from_millis(200);
+/// Memory for requests under way, bytes.
+const REQUEST_BUDGET_BYTES: u64 = 64 << 20;
+
+/// Why the server could not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("cannot watch for signals: {0}")]
+    Signals(std::io::Error),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    #[error(transparent)]
+    Edge(#[from] edge::ServeError),
+    #[error("{0} has panicked, which is a bug; a restart recovers all that was acknowledged")]
+    Panicked(&'static str),
+}
+
+/// What a server says of itself when it is ready.
+#[derive(Clone, Copy, Debug)]
+pub struct Ready {
+    pub grpc: SocketAddr,
+    pub http: SocketAddr,
+    /// Messages that waited for some subscription.
+    pub recovered_messages: u64,
+    pub recovery: Duration,
+}
+
+impl std::fmt::Display for Ready {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { grpc, http, recovered_messages, recovery } = self;
+        let recovery_ms = recovery.as_millis();
+        write!(
+            f,
+            "forebay ready grpc={grpc} http={http} recovered_messages={recovered_messages} recovery_ms={recovery_ms}"
+        )
+    }
+}
+
+/// Opens the data directory and serves until SIGTERM or SIGINT; `ready` is called when calls are taken.
+pub async fn serve(config: Config, ready: impl FnOnce(Ready)) -> Result<(), ServeError> {
+    let started = Instant::now();
+    let (grpc, grpc_address) = listen(config.listen).await?;
+    let (http, http_address) = listen(config.http).await?;
+    let opened = open(&config).await?;
+    let terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
+    let interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
+    let readiness = Readiness::default();
+    let parts = parts(&opened, &readiness);
+    let mut task = tokio::spawn(opened.task.run());
+    let serving = edge::serve(grpc, http, parts, signalled(terminate, interrupt));
+    let mut serving = std::pin::pin!(serving);
+    readiness.set(Phase::Ready);
+    ready(Ready {
+        grpc: grpc_address,
+        http: http_address,
+        recovered_messages: opened.waiting_messages,
+        recovery: started.elapsed(),
+    });
+    tokio::select! {
+        served = &mut serving => {
+            served?;
+            opened.broker.close().await?;
+            ended(task.await)
+        }
+        result = &mut task => {
+            // Nothing more is stored; those who wait are still told why.
+            let _ = tokio::time::timeout(FAREWELL, serving).await;
+            ended(result)
+        }
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let failed = |source| ServeError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+async fn open(config: &Config) -> Result<Opened, ServeError> {
+    let (disk, segment_bytes) = (Arc::new(RealDisk::new(&config.data_dir)), config.segment_bytes);
+    let opening = tokio::task::spawn_blocking(move || broker::open(disk, segment_bytes));
+    let opened = opening.await.map_err(|_| ServeError::Panicked("recovery"))??;
+    for torn in &opened.torn {
+        tracing::warn!(?torn, "the log ended in a commit that was never finished; its bytes are kept");
+    }
+    for path in &opened.set_aside {
+        tracing::warn!(path = %path.display(), "a file was not of the log; it is kept");
+    }
+    Ok(opened)
+}
+
+fn parts(opened: &Opened, readiness: &Readiness) -> Parts {
+    let metrics = Metrics::default();
+    metrics.install();
+    Parts {
+        broker: opened.broker.clone(),
+        admission: Admission::new(REQUEST_BUDGET_BYTES, REQUEST_BYTES_MAX as u64),
+        metrics,
+        readiness: readiness.clone(),
+        identity: Identity {
+            cluster_uid: opened.cluster,
+            incarnation: opened.incarnation.into(),
+            start_time_us: wall_us(),
+        },
+    }
+}
+
+async fn signalled(mut terminate: Signal, mut interrupt: Signal) {
+    let signal = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    tracing::info!(signal, "draining");
+}
+
+fn ended(result: Result<Result<(), BrokerError>, JoinError>) -> Result<(), ServeError> {
+    match result {
+        Ok(ended) => Ok(ended?),
+        Err(_) => Err(ServeError::Panicked("the broker")),
+    }
+}

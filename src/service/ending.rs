@@ -1,0 +1,112 @@
+//! Acks, nacks and extensions between their protobuf form and the broker's.
+
+use super::check::{at_most, invalid, not_built, required};
+use super::status::Refusal;
+use super::time;
+use crate::broker::api::Settlement;
+use crate::core::types::{Ending, Settled};
+use crate::limits::*;
+use crate::proto::v1::ack_result::Status as Outcome;
+use crate::proto::v1::nack_entry::Ending as WireEnding;
+use crate::proto::v1::{AckResult, NackEntry};
+
+/// Acks of these ids.
+pub fn acks(ack_ids: Vec<String>) -> impl Iterator<Item = Settlement> {
+    ack_ids.into_iter().map(|ack_id| Settlement { ack_id, ending: Ending::Ack })
+}
+
+/// The nacks of one request; `field` is their path.
+pub fn nacks(field: &str, entries: Vec<NackEntry>) -> Result<Vec<Settlement>, Refusal> {
+    entries.into_iter().enumerate().map(|(index, entry)| nack(&format!("{field}[{index}]"), entry)).collect()
+}
+
+fn nack(path: &str, entry: NackEntry) -> Result<Settlement, Refusal> {
+    let missing = || invalid(format!("{path}.ending"), "is missing; set retry, release or reject");
+    let ending = match required(path, entry.ending).map_err(|_| missing())? {
+        WireEnding::Retry(retry) => {
+            let field = format!("{path}.retry.");
+            at_most(format!("{field}error"), "bytes", retry.error.len(), ERROR_TEXT_BYTES_MAX)?;
+            not_built(&field, &[("error", !retry.error.is_empty())])?;
+            let delay = retry.delay.unwrap_or_default();
+            let delay_us = time::duration_us(&format!("{field}delay"), &delay, 0..=RETRY_DELAY_US_MAX)?;
+            Ending::Retry { delay_us }
+        }
+        WireEnding::Release(_) => Ending::Release,
+        WireEnding::Reject(reject) => {
+            at_most(format!("{path}.reject.error"), "bytes", reject.error.len(), ERROR_TEXT_BYTES_MAX)?;
+            Ending::Reject { error: reject.error }
+        }
+    };
+    Ok(Settlement { ack_id: entry.ack_id, ending })
+}
+
+/// What became of each id, in order.
+pub fn results(settled: Vec<Settled>) -> Vec<AckResult> {
+    let result = |(index, settled): (usize, Settled)| {
+        let (status, detail) = match settled {
+            Settled::Ok => (Outcome::Ok, String::new()),
+            Settled::Stale => (Outcome::Stale, String::new()),
+            Settled::Invalid => (Outcome::Invalid, String::new()),
+            Settled::Transient { why } => (Outcome::Transient, why),
+            Settled::Refused { why } => (Outcome::Refused, why),
+        };
+        AckResult { index: index as u32, status: status.into(), detail }
+    };
+    settled.into_iter().enumerate().map(result).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::v1::nack_entry::{Reject, Release, Retry};
+
+    fn entry(ending: Option<WireEnding>) -> NackEntry {
+        NackEntry { ack_id: "id".into(), ending }
+    }
+
+    fn one(ending: WireEnding) -> Result<Ending, String> {
+        let settlements = nacks("entries", vec![entry(Some(ending))]);
+        settlements.map(|mut list| list.remove(0).ending).map_err(|refusal| refusal.to_string())
+    }
+
+    #[test]
+    fn endings_are_read() {
+        let delay = Some(prost_types::Duration { seconds: 2, nanos: 0 });
+        let retry = |delay, error: &str| one(WireEnding::Retry(Retry { delay, error: error.into() }));
+        assert_eq!(retry(delay, ""), Ok(Ending::Retry { delay_us: 2_000_000 }));
+        assert_eq!(retry(None, ""), Ok(Ending::Retry { delay_us: 0 }));
+        assert_eq!(one(WireEnding::Release(Release {})), Ok(Ending::Release));
+        let reject = one(WireEnding::Reject(Reject { error: "bad".into() }));
+        assert_eq!(reject, Ok(Ending::Reject { error: "bad".into() }));
+    }
+
+    #[test]
+    fn endings_are_checked() {
+        let week = prost_types::Duration { seconds: 604_800, nanos: 1 };
+        let late = one(WireEnding::Retry(Retry { delay: Some(week), error: String::new() }));
+        let text = "entries[0].retry.delay: is 604800.000001 s; give 0 s to 604800 s";
+        assert_eq!(late, Err(text.into()));
+        let long = one(WireEnding::Reject(Reject { error: "e".repeat(1025) }));
+        assert_eq!(long, Err("entries[0].reject.error has 1025 bytes; at most 1024 are allowed".into()));
+        let kept = one(WireEnding::Retry(Retry { delay: None, error: "oops".into() }));
+        assert!(kept.unwrap_err().starts_with("entries[0].retry.error is not built"));
+        let none = nacks("nacks", vec![entry(Some(WireEnding::Release(Release {}))), entry(None)]);
+        assert!(none.unwrap_err().to_string().starts_with("nacks[1].ending: is missing"));
+    }
+
+    #[test]
+    fn results_keep_their_order() {
+        let why = || "busy".to_owned();
+        let settled = vec![
+            Settled::Ok,
+            Settled::Stale,
+            Settled::Invalid,
+            Settled::Transient { why: why() },
+            Settled::Refused { why: why() },
+        ];
+        let results = results(settled);
+        let statuses: Vec<i32> = results.iter().map(|result| result.status).collect();
+        assert_eq!(statuses, [1, 2, 3, 4, 5]);
+        assert_eq!(results[4], AckResult { index: 4, status: 5, detail: why() });
+    }
+}

@@ -1,0 +1,98 @@
+//! Gives the errors that tonic makes by itself what every other error has: a reason, and what to do.
+//!
+//! tonic answers an unknown path with UNIMPLEMENTED and a request that it cannot decode with INTERNAL, both without
+//! details. The second is the caller's mistake and becomes INVALID_ARGUMENT.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use super::status::Refusal;
+
+/// Puts the explanation around services.
+#[derive(Clone, Copy, Debug)]
+pub struct ExplainLayer;
+
+impl<S> Layer<S> for ExplainLayer {
+    type Service = Explain<S>;
+
+    fn layer(&self, inner: S) -> Explain<S> {
+        Explain { inner }
+    }
+}
+
+/// See [`ExplainLayer`].
+#[derive(Clone, Debug)]
+pub struct Explain<S> {
+    inner: S,
+}
+
+impl<S, A, B> Service<http::Request<A>> for Explain<S>
+where
+    S: Service<http::Request<A>, Response = http::Response<B>>,
+    S::Future: Send + 'static,
+{
+    type Response = http::Response<B>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<A>) -> Self::Future {
+        // Shares its text; a copy would cost every call an allocation.
+        let uri = request.uri().clone();
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let mut answer = answer.await?;
+            if let Some(status) = Status::from_header_map(answer.headers())
+                && let Some(better) = explained(uri.path(), &status)
+            {
+                // What replaces the headers fits them: reasons are ASCII, the message is percent-encoded.
+                let _ = better.add_header(answer.headers_mut());
+            }
+            Ok(answer)
+        })
+    }
+}
+
+/// A better status, if this one is tonic's own.
+fn explained(path: &str, status: &Status) -> Option<Status> {
+    if !status.details().is_empty() {
+        return None;
+    }
+    match status.code() {
+        Code::Internal => Some(undecodable(status)),
+        Code::Unimplemented => Some(Refusal::PathUnknown { path: path.to_owned() }.into()),
+        _ => None,
+    }
+}
+
+/// The status for a request that tonic could not decode.
+pub fn undecodable(status: &Status) -> Status {
+    let why = format!("cannot be decoded ({}); check its encoding, and that text is UTF-8", status.message());
+    Refusal::Invalid { field: "request".to_owned(), why }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::StatusExt;
+
+    use super::*;
+
+    #[test]
+    fn only_statuses_without_details_are_explained() {
+        let reason = |status: Status| status.get_error_details().error_info().unwrap().reason.clone();
+        let decode = explained("/p", &Status::internal("invalid wire type")).unwrap();
+        assert_eq!((decode.code(), reason(decode)), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
+        let path = explained("/x.Y/Z", &Status::unimplemented("")).unwrap();
+        assert!(path.message().starts_with("/x.Y/Z "));
+        assert_eq!((path.code(), reason(path)), (Code::Unimplemented, "RPC_NOT_BUILT".to_owned()));
+        assert!(explained("/p", &Refusal::Internal { why: "a bug" }.into()).is_none());
+        assert!(explained("/p", &Status::not_found("")).is_none());
+        assert!(explained("/p", &Status::ok("")).is_none());
+    }
+}

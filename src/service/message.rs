@@ -1,0 +1,158 @@
+//! Messages between their protobuf form and the form in which the broker keeps them.
+
+use tonic::Status;
+
+use super::check::{at_most, invalid, not_built, output_only};
+use super::status::Refusal;
+use super::{time, token};
+use crate::broker::api::{BrokerError, Delivery, NewMessage, StoredMessage};
+use crate::limits::*;
+use crate::names::QueueName;
+use crate::proto::v1;
+use crate::record::meta::{DeadLetter, DeadLetterReason, Meta};
+use crate::record::{Lane, StoredParts};
+
+/// Checks the messages of one publish and turns them into what is stored.
+pub fn to_store(messages: Vec<v1::Message>) -> Result<Vec<NewMessage>, Refusal> {
+    if messages.is_empty() {
+        return Err(invalid("messages", format!("is empty; give 1 to {PUBLISH_MESSAGES_MAX} messages")));
+    }
+    at_most("messages", "messages", messages.len(), PUBLISH_MESSAGES_MAX)?;
+    let mut bytes = 0;
+    let mut stored = Vec::with_capacity(messages.len());
+    for (index, message) in messages.into_iter().enumerate() {
+        let message = one_to_store(&format!("messages[{index}]."), message)?;
+        bytes += message.parts.meta.len() + message.parts.body.len();
+        stored.push(message);
+    }
+    at_most("messages", "bytes of bodies and metadata", bytes, PUBLISH_BYTES_MAX)?;
+    Ok(stored)
+}
+
+fn one_to_store(path: &str, message: v1::Message) -> Result<NewMessage, Refusal> {
+    output_only(
+        path,
+        &[
+            ("message_id", !message.message_id.is_empty()),
+            ("offset", message.offset != 0),
+            ("publish_time", message.publish_time.is_some()),
+            ("origin_id", !message.origin_id.is_empty()),
+            ("hops", message.hops != 0),
+            ("dead_letter", message.dead_letter.is_some()),
+        ],
+    )?;
+    use v1::message::{Delivery, Expiry};
+    not_built(
+        path,
+        &[
+            ("ordering_key", !message.ordering_key.is_empty()),
+            ("priority", message.priority.is_some()),
+            ("delay", matches!(message.delivery, Some(Delivery::Delay(_)))),
+            ("deliver_time", matches!(message.delivery, Some(Delivery::DeliverTime(_)))),
+            ("ttl", matches!(message.expiry, Some(Expiry::Ttl(_)))),
+            ("expire_time", matches!(message.expiry, Some(Expiry::ExpireTime(_)))),
+            ("dedupe_id", !message.dedupe_id.is_empty()),
+            ("caused_by", !message.caused_by.is_empty()),
+            ("new_origin", message.new_origin),
+        ],
+    )?;
+    check_sizes(path, &message)?;
+    let meta = Meta {
+        attributes: message.attributes.into_iter().collect(),
+        source: Some(message.source).filter(|source| !source.is_empty()),
+        ..Meta::default()
+    };
+    let lane = Lane { priority: PRIORITY_DEFAULT, ..Lane::default() };
+    Ok(NewMessage { lane, parts: StoredParts { meta: meta.encode(), body: message.body } })
+}
+
+fn check_sizes(path: &str, message: &v1::Message) -> Result<(), Refusal> {
+    at_most(format!("{path}body"), "bytes", message.body.len(), BODY_BYTES_MAX)?;
+    at_most(format!("{path}source"), "bytes", message.source.len(), SOURCE_BYTES_MAX)?;
+    at_most(format!("{path}attributes"), "attributes", message.attributes.len(), ATTRIBUTES_MAX)?;
+    for (key, value) in &message.attributes {
+        if key.is_empty() {
+            let why = format!("has an empty key; give 1 to {ATTRIBUTE_KEY_BYTES_MAX} bytes");
+            return Err(invalid(format!("{path}attributes"), why));
+        }
+        // A key that is too long is not repeated in the error.
+        at_most(format!("{path}attributes (a key)"), "bytes", key.len(), ATTRIBUTE_KEY_BYTES_MAX)?;
+        if value.len() > ATTRIBUTE_VALUE_BYTES_MAX {
+            let field = format!("{path}attributes[{key:?}]");
+            at_most(field, "bytes", value.len(), ATTRIBUTE_VALUE_BYTES_MAX)?;
+        }
+    }
+    Ok(())
+}
+
+/// Who publishes, if anyone says so.
+pub fn producer(
+    producer: Option<v1::Producer>,
+) -> Result<Option<crate::core::types::ProducerStamp>, Refusal> {
+    let Some(producer) = producer else { return Ok(None) };
+    let v1::Producer { producer_id: id, epoch, sequence } = producer;
+    if id.is_empty() {
+        let why = format!("is empty; give 1 to {PRODUCER_ID_BYTES_MAX} bytes, or no producer");
+        return Err(invalid("producer.producer_id", why));
+    }
+    at_most("producer.producer_id", "bytes", id.len(), PRODUCER_ID_BYTES_MAX)?;
+    if epoch == 0 {
+        return Err(invalid("producer.epoch", "is 0; epochs count from 1"));
+    }
+    if sequence == 0 {
+        return Err(invalid("producer.sequence", "is 0; sequences count from 1"));
+    }
+    Ok(Some(crate::core::types::ProducerStamp { id, epoch, sequence }))
+}
+
+/// A stored message of a queue as its readers see it. Metadata that cannot be read is damage.
+pub fn to_show(queue: &QueueName, stored: StoredMessage) -> Result<v1::Message, Status> {
+    let damaged = |_| BrokerError::DataLoss { queue: queue.clone(), offset: stored.offset };
+    let meta = Meta::decode(&stored.meta).map_err(damaged)?;
+    Ok(v1::Message {
+        body: stored.body,
+        attributes: meta.attributes.into_iter().collect(),
+        ordering_key: meta.ordering_key.unwrap_or_default(),
+        source: meta.source.unwrap_or_default(),
+        message_id: token::message_id(stored.queue_uid, stored.offset),
+        offset: stored.offset.0,
+        publish_time: Some(time::timestamp(stored.publish_time_us)),
+        dead_letter: meta.dead_letter.map(dead_letter),
+        ..v1::Message::default()
+    })
+}
+
+/// A delivery as its consumer sees it; `now_us` is the wall time.
+pub fn to_deliver(queue: &QueueName, delivery: Delivery, now_us: u64) -> Result<v1::ReceivedMessage, Status> {
+    Ok(v1::ReceivedMessage {
+        ack_id: delivery.ack_id,
+        message: Some(to_show(queue, delivery.message)?),
+        attempt: delivery.attempt,
+        lease_expire_time: Some(time::timestamp(now_us.saturating_add(delivery.lease_us))),
+    })
+}
+
+fn dead_letter(letter: DeadLetter) -> v1::DeadLetter {
+    use v1::dead_letter::Reason;
+    let reason = match letter.reason {
+        DeadLetterReason::Rejected => Reason::Rejected,
+        DeadLetterReason::AttemptsExhausted => Reason::AttemptsExhausted,
+        DeadLetterReason::HopLimit => Reason::HopLimit,
+        DeadLetterReason::Expired => Reason::Expired,
+        DeadLetterReason::DroppedOldest => Reason::DroppedOldest,
+    };
+    v1::DeadLetter {
+        reason: reason.into(),
+        error: letter.error,
+        queue: letter.queue,
+        queue_uid: letter.queue_uid.to_string(),
+        offset: letter.offset.0,
+        subscription: letter.subscription,
+        attempts: letter.attempts,
+        dead_letter_time: Some(time::timestamp(letter.time_us)),
+    }
+}
+
+#[cfg(test)]
+#[path = "message_tests.rs"]
+mod tests;

@@ -1,0 +1,174 @@
+//! `MessageService`: publishing, delivery and its ending. Streams of deliveries are in [`super::subscribe`].
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::check::{self, not_built};
+use super::status::Refusal;
+use super::{Shared, ending, message, rpc_not_built, subscribe, time, token};
+use crate::broker::api::{Published, PullOptions};
+use crate::clock;
+use crate::ids::Offset;
+use crate::limits::*;
+use crate::proto::v1::message_service_server::MessageService;
+use crate::proto::v1::*;
+
+/// The service; its clones share everything.
+#[derive(Clone, Debug)]
+pub struct Messages {
+    pub(super) shared: Shared,
+}
+
+/// A stream of answers.
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn show_published(published: Published) -> PublishResponse {
+    let result = |index: u32| {
+        let offset = published.first_offset.plus(u64::from(index));
+        PublishResult {
+            message_id: token::message_id(published.queue_uid, offset),
+            offset: offset.0,
+            duplicate: published.duplicate,
+            diverted: false,
+            held: false,
+        }
+    };
+    PublishResponse {
+        results: (0..published.count).map(result).collect(),
+        publish_time: Some(time::timestamp(published.publish_time_us)),
+    }
+}
+
+fn pull_options(request: &PullRequest, timeout: Option<Duration>) -> Result<PullOptions, Refusal> {
+    let wait = request.wait.unwrap_or_default();
+    let wait_us = time::duration_us("wait", &wait, 0..=PULL_WAIT_US_MAX)?;
+    Ok(PullOptions {
+        messages_max: check::messages_max(request.max_messages),
+        bytes_max: check::bytes_max(request.max_bytes),
+        wait: time::wait_within(Duration::from_micros(wait_us), timeout),
+        lease_us: check::lease_if_set("lease", request.lease.as_ref())?,
+    })
+}
+
+#[tonic::async_trait]
+impl MessageService for Messages {
+    async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
+        let request = request.into_inner();
+        let queue = check::queue_name("queue", &request.queue)?;
+        not_built("", &[("expected_next_offset", request.expected_next_offset.is_some())])?;
+        let producer = message::producer(request.producer)?;
+        let messages = message::to_store(request.messages)?;
+        let published = self.shared.broker.publish(queue, messages, producer).await?;
+        Ok(Response::new(show_published(published)))
+    }
+
+    type PublishStreamStream = Answers<PublishStreamResponse>;
+
+    async fn publish_stream(
+        &self,
+        _: Request<Streaming<PublishStreamRequest>>,
+    ) -> Result<Response<Self::PublishStreamStream>, Status> {
+        rpc_not_built("MessageService.PublishStream")
+    }
+
+    async fn publish_large(
+        &self,
+        _: Request<Streaming<PublishLargeRequest>>,
+    ) -> Result<Response<PublishLargeResponse>, Status> {
+        rpc_not_built("MessageService.PublishLarge")
+    }
+
+    async fn pull(&self, request: Request<PullRequest>) -> Result<Response<PullResponse>, Status> {
+        let timeout = time::grpc_timeout(request.metadata());
+        let request = request.into_inner();
+        let name = check::subscription_name("subscription", &request.subscription)?;
+        let options = pull_options(&request, timeout)?;
+        let deliveries = self.shared.broker.pull(name.clone(), options).await?;
+        let now_us = clock::wall_us();
+        let messages: Result<_, Status> = deliveries
+            .into_iter()
+            .map(|delivery| message::to_deliver(&name.queue, delivery, now_us))
+            .collect();
+        Ok(Response::new(PullResponse { messages: messages? }))
+    }
+
+    type SubscribeStream = Answers<SubscribeResponse>;
+
+    async fn subscribe(
+        &self,
+        request: Request<Streaming<SubscribeRequest>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let answers = subscribe::open(self.shared.clone(), request.into_inner());
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn acknowledge(
+        &self,
+        request: Request<AcknowledgeRequest>,
+    ) -> Result<Response<AcknowledgeResponse>, Status> {
+        let request = request.into_inner();
+        let name = check::subscription_name("subscription", &request.subscription)?;
+        check::ack_id_count("ack_ids", request.ack_ids.len())?;
+        let settlements = ending::acks(request.ack_ids).collect();
+        let settled = self.shared.broker.settle(name, settlements).await?;
+        Ok(Response::new(AcknowledgeResponse { results: ending::results(settled) }))
+    }
+
+    async fn nack(&self, request: Request<NackRequest>) -> Result<Response<NackResponse>, Status> {
+        let request = request.into_inner();
+        let name = check::subscription_name("subscription", &request.subscription)?;
+        check::ack_id_count("entries", request.entries.len())?;
+        let settlements = ending::nacks("entries", request.entries)?;
+        let settled = self.shared.broker.settle(name, settlements).await?;
+        Ok(Response::new(NackResponse { results: ending::results(settled) }))
+    }
+
+    async fn extend_lease(
+        &self,
+        request: Request<ExtendLeaseRequest>,
+    ) -> Result<Response<ExtendLeaseResponse>, Status> {
+        let request = request.into_inner();
+        let name = check::subscription_name("subscription", &request.subscription)?;
+        check::ack_id_count("ack_ids", request.ack_ids.len())?;
+        let lease = check::required("lease", request.lease)?;
+        let lease_us = check::lease("lease", &lease)?;
+        let settled = self.shared.broker.extend(name, request.ack_ids, lease_us).await?;
+        Ok(Response::new(ExtendLeaseResponse { results: ending::results(settled) }))
+    }
+
+    async fn commit(&self, _: Request<CommitRequest>) -> Result<Response<CommitResponse>, Status> {
+        rpc_not_built("MessageService.Commit")
+    }
+
+    async fn peek(&self, request: Request<PeekRequest>) -> Result<Response<PeekResponse>, Status> {
+        let request = request.into_inner();
+        let queue = check::queue_name("queue", &request.queue)?;
+        let (messages_max, bytes_max) =
+            (check::messages_max(request.max_messages), check::bytes_max(request.max_bytes));
+        let from = request.from_offset.map(Offset);
+        let stored = self.shared.broker.peek(queue.clone(), from, messages_max, bytes_max).await?;
+        let messages: Result<_, Status> =
+            stored.into_iter().map(|stored| message::to_show(&queue, stored)).collect();
+        Ok(Response::new(PeekResponse { messages: messages? }))
+    }
+
+    type TailStream = Answers<TailResponse>;
+
+    async fn tail(&self, _: Request<TailRequest>) -> Result<Response<Self::TailStream>, Status> {
+        rpc_not_built("MessageService.Tail")
+    }
+
+    async fn get_message(&self, _: Request<GetMessageRequest>) -> Result<Response<Message>, Status> {
+        rpc_not_built("MessageService.GetMessage")
+    }
+
+    async fn cancel_message(
+        &self,
+        _: Request<CancelMessageRequest>,
+    ) -> Result<Response<CancelMessageResponse>, Status> {
+        rpc_not_built("MessageService.CancelMessage")
+    }
+}

@@ -1,0 +1,197 @@
+//! The servers: gRPC with all of its limits closed, and HTTP for metrics and probes.
+//!
+//! | Limit | Value | Why |
+//! |---|---|---|
+//! | connections | 1,024 | each has windows and buffers; further ones wait in the kernel |
+//! | streams on a connection | 1,024 | enough in flight for the commit path; unlimited by default |
+//! | pending-accept and local-error resets | 32, 64 | a flood of resets ends its connection |
+//! | header list | 16 KiB | no header of ours comes near |
+//! | frame | 1 MiB | fewer copies and wakeups for large bodies |
+//! | window of a stream, of a connection | 4 MiB, 16 MiB | what a sender may have under way unread |
+//! | decoded request | 9 MiB | the largest publish and its envelope |
+//! | keepalive | 30 s, answered within 20 s | dead peers go; a silent new connection goes after 10 s |
+//!
+//! There is no greatest age of a connection: delivery streams live long, and to cut them would only move load about.
+//! Responses are not bounded when encoded: what a pull holds was bounded when it was read, and refusing it then would
+//! strand its leases.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tonic::server::NamedService;
+use tonic::service::{Routes, RoutesBuilder};
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use tower::layer::util::{Identity as NoLayer, Stack};
+
+use super::accept::{CONNECTIONS_MAX, connections};
+use super::admin::Admin;
+use super::admit::AdmitLayer;
+use super::explain::ExplainLayer;
+use super::messages::Messages;
+use super::queues::Queues;
+use super::{Identity, Shared};
+use crate::admission::Admission;
+use crate::broker::api::Broker;
+use crate::limits::REQUEST_BYTES_MAX;
+use crate::observe::http::{Sources, router};
+use crate::observe::metrics::Metrics;
+use crate::observe::readiness::{Phase, Readiness};
+use crate::observe::rpc::RpcLayer;
+use crate::proto::DESCRIPTOR_SET;
+use crate::proto::v1::admin_service_server::AdminServiceServer;
+use crate::proto::v1::message_service_server::MessageServiceServer;
+use crate::proto::v1::queue_service_server::QueueServiceServer;
+
+const STREAMS_MAX: u32 = 1_024;
+const PENDING_ACCEPT_RESETS_MAX: usize = 32;
+const LOCAL_ERROR_RESETS_MAX: usize = 64;
+const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
+const FRAME_BYTES_MAX: u32 = 1 << 20;
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long connections may take to end after the shutdown has begun.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+
+/// What the servers are made of.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    pub broker: Broker,
+    pub admission: Admission,
+    pub metrics: Metrics,
+    /// Set to `Ready` by the caller when the broker has recovered; set to `Draining` here at the shutdown.
+    pub readiness: Readiness,
+    pub identity: Identity,
+}
+
+/// Why serving ended other than by its shutdown.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("the gRPC server failed: {0}")]
+    Grpc(#[source] tonic::transport::Error),
+    #[error("the HTTP server failed: {0}")]
+    Http(#[source] io::Error),
+    #[error("the descriptors for reflection are damaged: {0}")]
+    Reflection(#[source] tonic_reflection::server::Error),
+}
+
+/// Serves gRPC on `grpc` and metrics and probes on `http` until `shutdown`: then drains the broker, lets calls and
+/// streams end (at most 2 s), and returns. HTTP is served until the very end.
+pub async fn serve(
+    grpc: TcpListener,
+    http: TcpListener,
+    parts: Parts,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let routes = routes(&parts)?.add_service(health);
+    let stopped = stop_on(shutdown, parts.readiness.clone(), parts.broker.clone());
+    let serving = grpc_server(&parts)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(connections(grpc, CONNECTIONS_MAX), stopped);
+    let probes = axum::serve(
+        http,
+        router(Sources {
+            broker: parts.broker.clone(),
+            admission: parts.admission.clone(),
+            metrics: parts.metrics.clone(),
+            readiness: parts.readiness.clone(),
+        }),
+    );
+    let metrics = parts.metrics.clone();
+    tokio::select! {
+        served = serving => served.map_err(ServeError::Grpc),
+        served = async { probes.await } => served.map_err(ServeError::Http),
+        () = out_of_time(&parts.readiness) => Ok(()),
+        () = report_health(&reporter, &parts.readiness) => unreachable!("health is reported for ever"),
+        () = metrics.keep_up() => unreachable!("metrics are kept up for ever"),
+    }
+}
+
+/// From the outside in: count, explain, admit.
+pub type Layers = Stack<AdmitLayer, Stack<ExplainLayer, Stack<RpcLayer, NoLayer>>>;
+
+/// The gRPC server with its limits and layers, still without services.
+pub fn grpc_server(parts: &Parts) -> Server<Layers> {
+    Server::builder()
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_pending_accept_reset_streams(Some(PENDING_ACCEPT_RESETS_MAX))
+        .http2_max_local_error_reset_streams(Some(LOCAL_ERROR_RESETS_MAX))
+        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .layer(RpcLayer::new(&parts.metrics))
+        .layer(ExplainLayer)
+        .layer(AdmitLayer { admission: parts.admission.clone() })
+}
+
+/// The services of the API and reflection.
+pub fn routes(parts: &Parts) -> Result<Routes, ServeError> {
+    let shared = Shared {
+        broker: parts.broker.clone(),
+        admission: parts.admission.clone(),
+        readiness: parts.readiness.clone(),
+        identity: Arc::new(parts.identity),
+    };
+    let reflection = || {
+        tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTOR_SET)
+    };
+    let mut routes = RoutesBuilder::default();
+    routes
+        .add_service(
+            QueueServiceServer::new(Queues { shared: shared.clone() })
+                .max_decoding_message_size(REQUEST_BYTES_MAX),
+        )
+        .add_service(
+            MessageServiceServer::new(Messages { shared: shared.clone() })
+                .max_decoding_message_size(REQUEST_BYTES_MAX),
+        )
+        .add_service(AdminServiceServer::new(Admin { shared }).max_decoding_message_size(REQUEST_BYTES_MAX))
+        .add_service(reflection().build_v1().map_err(ServeError::Reflection)?)
+        .add_service(reflection().build_v1alpha().map_err(ServeError::Reflection)?);
+    Ok(routes.routes())
+}
+
+/// Waits for the shutdown, then drains: no new work, streams are sent away, what is under way gets on disk.
+async fn stop_on(shutdown: impl Future<Output = ()>, readiness: Readiness, broker: Broker) {
+    shutdown.await;
+    readiness.set(Phase::Draining);
+    if let Err(error) = broker.drain().await {
+        tracing::error!(%error, "draining failed");
+    }
+}
+
+async fn out_of_time(readiness: &Readiness) {
+    readiness.draining().await;
+    tokio::time::sleep(SHUTDOWN_GRACE).await;
+    tracing::warn!("connections did not end in time; they are cut");
+}
+
+/// Tells the health service of every phase, for ever. The empty name stands for the whole server.
+async fn report_health(reporter: &HealthReporter, readiness: &Readiness) {
+    let names = [
+        "",
+        QueueServiceServer::<Queues>::NAME,
+        MessageServiceServer::<Messages>::NAME,
+        AdminServiceServer::<Admin>::NAME,
+    ];
+    for (phase, status) in [
+        (Phase::Starting, ServingStatus::NotServing),
+        (Phase::Ready, ServingStatus::Serving),
+        (Phase::Draining, ServingStatus::NotServing),
+    ] {
+        readiness.reached(phase).await;
+        for name in names {
+            reporter.set_service_status(name, status).await;
+        }
+    }
+    std::future::pending().await
+}

@@ -1,0 +1,82 @@
+//! Opaque texts that clients keep: page tokens and message ids. Both are base64url without padding.
+//!
+//! ```text
+//! page token   CRC-32 of (list, parent, name) u32, name of the last item
+//! message id   queue uid 16 bytes, offset u64 big-endian; 32 characters
+//! ```
+//! The checksum ties a page token to its listing; it is no secret.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::status::Refusal;
+use crate::ids::{Offset, Uid};
+use crate::names::Name;
+
+/// The token of the page after `last`; `list` names the kind of listing.
+pub fn page_token(list: &str, parent: &str, last: &Name) -> String {
+    let mut bytes = checksum(list, parent, last.as_str()).to_le_bytes().to_vec();
+    bytes.extend_from_slice(last.as_str().as_bytes());
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// The name to go on after; none for the first page.
+pub fn parse_page_token(list: &str, parent: &str, token: &str) -> Result<Option<Name>, Refusal> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| Refusal::PageToken)?;
+    let (sum, name) = bytes.split_first_chunk::<4>().ok_or(Refusal::PageToken)?;
+    let name = std::str::from_utf8(name).map_err(|_| Refusal::PageToken)?;
+    if u32::from_le_bytes(*sum) != checksum(list, parent, name) {
+        return Err(Refusal::PageToken);
+    }
+    Name::new(name).map(Some).map_err(|_| Refusal::PageToken)
+}
+
+fn checksum(list: &str, parent: &str, name: &str) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    for part in [list, parent, name] {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part.as_bytes());
+    }
+    hasher.finalize()
+}
+
+/// The id of a message.
+pub fn message_id(queue: Uid, offset: Offset) -> String {
+    let mut bytes = [0; 24];
+    bytes[..16].copy_from_slice(&queue.0);
+    bytes[16..].copy_from_slice(&offset.0.to_be_bytes());
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn page_tokens_belong_to_their_listing() {
+        let name = Name::new("q~1").unwrap();
+        let token = page_token("queues", "namespaces/a", &name);
+        assert_eq!(parse_page_token("queues", "namespaces/a", &token), Ok(Some(name)));
+        assert_eq!(parse_page_token("queues", "namespaces/a", ""), Ok(None));
+        for (list, parent) in [("queues", "namespaces/b"), ("subscriptions", "namespaces/a")] {
+            assert_eq!(parse_page_token(list, parent, &token), Err(Refusal::PageToken));
+        }
+        let mut cut = token.clone();
+        cut.pop();
+        for bad in ["x", "!!!!", "AAAAAA", &cut, &format!("{token}A")] {
+            assert_eq!(parse_page_token("queues", "namespaces/a", bad), Err(Refusal::PageToken), "{bad}");
+        }
+    }
+
+    #[test]
+    fn message_ids_name_queue_and_offset() {
+        let queue = Uid([7; 16]);
+        let ids: Vec<String> = [0, 1, 255, 256].map(|offset| message_id(queue, Offset(offset))).into();
+        assert_eq!(ids[1], "BwcHBwcHBwcHBwcHBwcHBwAAAAAAAAAB");
+        assert_eq!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
+        assert_ne!(message_id(Uid([8; 16]), Offset(0)), ids[0]);
+    }
+}

@@ -1,0 +1,12 @@
+//! Tests of the whole server: real processes, real clients, one binary.
+
+mod bad_input;
+mod commits;
+mod data_dir;
+mod delivery;
+mod kills;
+mod layers;
+mod lifecycle;
+mod smoke;
+mod streams;
+mod support;

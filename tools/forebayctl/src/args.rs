@@ -1,0 +1,376 @@
+//! The command line as typed. What needs more than its form checked becomes a plan in `plan.rs`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::errors::EXIT_CODES;
+use crate::message::MessageFormat;
+use crate::names::{QueueName, parse_part};
+use crate::output::Format;
+
+/// Works with a Forebay server: queues, subscriptions, messages.
+///
+/// A queue is NAME in the namespace "default", or namespaces/NAMESPACE/queues/NAME in full.
+/// Results go to standard output; errors, notes and progress to standard error.
+#[derive(Debug, Parser)]
+#[command(name = "forebayctl", version, after_help = EXIT_CODES, after_long_help = EXIT_CODES)]
+pub struct Cli {
+    /// Address of the server
+    #[arg(
+        long,
+        global = true,
+        env = "FOREBAY_SERVER",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:7070"
+    )]
+    pub server: String,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create, list, describe and delete queues
+    #[command(subcommand, visible_alias = "queues")]
+    Queue(QueueCommand),
+    /// Create, list, describe and delete subscriptions of a queue
+    #[command(subcommand, visible_alias = "subscriptions")]
+    Subscription(SubscriptionCommand),
+    Publish(PublishArgs),
+    Consume(ConsumeArgs),
+    Peek(PeekArgs),
+    Stats(StatsArgs),
+    /// About the server itself
+    #[command(subcommand)]
+    Server(ServerCommand),
+    /// Print a completion script for a shell
+    #[command(
+        after_help = "Example:\n  forebayctl completions bash > ~/.local/share/bash-completion/completions/forebayctl"
+    )]
+    Completions {
+        shell: Shell,
+    },
+}
+
+/// How results are shown.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct OutputArg {
+    /// How to show the result
+    #[arg(short = 'o', long = "output", value_enum, default_value = "table", value_name = "FORMAT")]
+    pub format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum QueueCommand {
+    /// Make a queue, with a subscription "default"
+    #[command(after_help = "Examples:\n  forebayctl queue create mail\n  \
+        forebayctl queue create namespaces/shop/queues/orders --label team=checkout")]
+    Create {
+        /// The queue, short or in full
+        #[arg(value_parser = QueueName::parse)]
+        name: QueueName,
+        /// Do not make the subscription "default"
+        #[arg(long)]
+        no_subscription: bool,
+        /// A label, as often as needed
+        #[arg(long = "label", value_name = "K=V", value_parser = parse_pair)]
+        labels: Vec<(String, String)>,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Show the queues of a namespace
+    #[command(
+        after_help = "Examples:\n  forebayctl queue list\n  forebayctl queue list --namespace shop -o ndjson"
+    )]
+    List {
+        /// Which namespace
+        #[arg(long, default_value = "default", value_parser = parse_part)]
+        namespace: String,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Show one queue
+    #[command(after_help = "Example:\n  forebayctl queue describe mail -o json")]
+    Describe {
+        /// The queue, short or in full
+        #[arg(value_parser = QueueName::parse)]
+        name: QueueName,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Remove a queue with its subscriptions and messages, for good
+    #[command(after_help = "Example:\n  forebayctl queue delete mail")]
+    Delete {
+        /// The queue, short or in full
+        #[arg(value_parser = QueueName::parse)]
+        name: QueueName,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SubscriptionCommand {
+    /// Make a subscription
+    #[command(after_help = "Examples:\n  forebayctl subscription create mail audit\n  \
+        forebayctl subscription create mail slow --lease 5m --max-in-flight 20 --from latest")]
+    Create {
+        /// The queue, short or in full
+        #[arg(value_parser = QueueName::parse)]
+        queue: QueueName,
+        /// The subscription
+        #[arg(value_parser = parse_part)]
+        name: String,
+        /// How long a delivered message is leased: 1s to 12h [default: 30s]
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+        lease: Option<Duration>,
+        /// Most messages leased at one time [default: 10000]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        max_in_flight: Option<u64>,
+        /// Where to begin: earliest, latest or an offset
+        #[arg(long, value_name = "PLACE", default_value = "earliest", value_parser = Start::parse)]
+        from: Start,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Show the subscriptions of a queue
+    #[command(after_help = "Example:\n  forebayctl subscription list mail")]
+    List {
+        /// The queue, short or in full
+        #[arg(value_parser = QueueName::parse)]
+        queue: QueueName,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Show one subscription
+    #[command(after_help = "Example:\n  forebayctl subscription describe mail default -o json")]
+    Describe {
+        /// The queue, short or in full
+        #[arg(value_parser = QueueName::parse)]
+        queue: QueueName,
+        /// The subscription
+        #[arg(value_parser = parse_part)]
+        name: String,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Remove a subscription
+    #[command(after_help = "Example:\n  forebayctl subscription delete mail audit")]
+    Delete {
+        /// The queue, short or in full
+        #[arg(value_parser = QueueName::parse)]
+        queue: QueueName,
+        /// The subscription
+        #[arg(value_parser = parse_part)]
+        name: String,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+}
+
+/// Publish the lines of a file or of standard input
+///
+/// Each line is a message: any bytes up to the line feed, without it. An empty line is an empty message, and what
+/// follows the last line feed is a message too. The input is streamed, never read whole.
+///
+/// The last line on standard output is a JSON object, after an error too: queue, published, first_offset,
+/// last_offset, bytes, seconds. "published" counts the messages on disk for certain: the first ones of the input
+/// after those that --resume-from skipped. To go on after an error, skip them as well.
+///
+/// Requests are stored in the order of the input, whatever --in-flight is, and one that is sent again is not stored
+/// twice. Tried again are lost connections, UNAVAILABLE and errors with a retry delay, until nothing was
+/// acknowledged for --retry-for; the first contact is not. A run that ended without all answers may have stored
+/// more than it counted, so a resumed run can store those messages again.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  seq 1000 | forebayctl publish numbers
+  forebayctl publish mail --file mails.txt --attr from=import --in-flight 8
+  forebayctl publish mail --file mails.txt --resume-from 5000
+  forebayctl publish images --file cat.png --format raw")]
+pub struct PublishArgs {
+    /// The queue, short or in full
+    #[arg(value_parser = QueueName::parse)]
+    pub queue: QueueName,
+    /// Where the messages come from; - is standard input
+    #[arg(short, long, default_value = "-", value_name = "FILE")]
+    pub file: PathBuf,
+    /// How the input is cut into messages
+    #[arg(long, value_enum, default_value = "lines")]
+    pub format: InputFormat,
+    /// An attribute of each message, as often as needed
+    #[arg(long = "attr", value_name = "K=V", value_parser = parse_pair)]
+    pub attributes: Vec<(String, String)>,
+    /// Requests on their way at one time; order is kept with any
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub in_flight: u8,
+    /// Most messages in a request; it also ends at 256 KiB or when no more input is at hand
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub batch: u16,
+    /// Skip the first N messages of the input
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub resume_from: u64,
+    /// How long to try again while nothing is acknowledged
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
+    pub retry_for: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum InputFormat {
+    /// Each line is a message
+    Lines,
+    /// The whole input is one message
+    Raw,
+}
+
+/// Print messages as they come, and acknowledge them
+///
+/// Follows the queue until Ctrl-C, --max or --idle-exit. A message is acknowledged after it was written to standard
+/// output, and the command ends only when its acknowledgements are answered. What was leased and not printed is
+/// released: at Ctrl-C, and when the reader of the output is gone, which is no error (exit code 0). A pipe holds
+/// more than its reader has read: `| head -n 5` acknowledges more than five messages, --max 5 does not.
+///
+/// Once connected, an outage of the server ends nothing: it connects again, with waits of up to 2 s. Messages whose
+/// lease ran out meanwhile come again.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  forebayctl consume mail
+  forebayctl consume mail --subscription audit -o ndjson --idle-exit 10s
+  forebayctl consume mail --max 5 --leave")]
+#[command(group = ArgGroup::new("after").args(["ack", "nack", "leave"]))]
+pub struct ConsumeArgs {
+    /// The queue, short or in full
+    #[arg(value_parser = QueueName::parse)]
+    pub queue: QueueName,
+    /// Which subscription of the queue
+    #[arg(short, long, default_value = "default", value_name = "NAME", value_parser = parse_part)]
+    pub subscription: String,
+    /// End after this many messages
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max: Option<u64>,
+    /// End when no message came for this long; outages of the server do not count
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub idle_exit: Option<Duration>,
+    /// Acknowledge what was printed (this is the default)
+    #[arg(long)]
+    pub ack: bool,
+    /// Have what was printed delivered again at once; the attempt counts
+    #[arg(long)]
+    pub nack: bool,
+    /// Let the leases of what was printed run out
+    #[arg(long)]
+    pub leave: bool,
+    /// How to print messages
+    #[arg(short = 'o', long = "output", value_enum, default_value = "raw", value_name = "FORMAT")]
+    pub format: MessageFormat,
+}
+
+/// Print messages without leasing them
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  forebayctl peek mail\n  forebayctl peek mail --from 1000 --max 50 -o ndjson"
+)]
+pub struct PeekArgs {
+    /// The queue, short or in full
+    #[arg(value_parser = QueueName::parse)]
+    pub queue: QueueName,
+    /// First offset [default: the earliest message that waits for some subscription]
+    #[arg(long, value_name = "OFFSET")]
+    pub from: Option<u64>,
+    /// Most messages
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max: u64,
+    /// How to print messages
+    #[arg(short = 'o', long = "output", value_enum, default_value = "raw", value_name = "FORMAT")]
+    pub format: MessageFormat,
+}
+
+/// Show figures of the server, or of a queue and its subscriptions
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  forebayctl stats\n  forebayctl stats mail -o json")]
+pub struct StatsArgs {
+    /// The queue, short or in full
+    #[arg(value_parser = QueueName::parse)]
+    pub queue: Option<QueueName>,
+    #[command(flatten)]
+    pub output: OutputArg,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ServerCommand {
+    /// Show version, features and limits
+    #[command(after_help = "Example:\n  forebayctl server info -o json")]
+    Info {
+        #[command(flatten)]
+        output: OutputArg,
+    },
+}
+
+/// Where a subscription begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    Earliest,
+    Latest,
+    Offset(u64),
+}
+
+impl Start {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "earliest" => Ok(Self::Earliest),
+            "latest" => Ok(Self::Latest),
+            _ => text.parse().map(Self::Offset).map_err(|_| "give earliest, latest or an offset".to_owned()),
+        }
+    }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "give a number with a unit, such as 500ms, 10s or 5m".to_owned())
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("give KEY=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples() {
+        fn check(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            if command.get_subcommands().count() == 0 {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("Example"), "{path}");
+            }
+            command.get_subcommands().for_each(|sub| check(sub, &path));
+        }
+        check(&Cli::command(), "");
+    }
+
+    #[test]
+    fn values_are_parsed_or_refused() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("5m"), Ok(Duration::from_secs(300)));
+        assert!(parse_duration("5").is_err());
+        assert_eq!(parse_pair("k=v=w"), Ok(("k".into(), "v=w".into())));
+        assert!(parse_pair("=v").is_err() && parse_pair("k").is_err());
+        assert_eq!(Start::parse("12"), Ok(Start::Offset(12)));
+        assert!(Start::parse("-1").is_err());
+        assert!(Cli::try_parse_from(["forebayctl", "consume", "q", "--ack", "--nack"]).is_err());
+    }
+}

@@ -1,0 +1,60 @@
+//! Counts over a history.
+
+use std::fmt;
+
+use super::history::{Event, Published, Settled};
+
+/// What happened, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    pub cycles: u64,
+    /// Kills before the server was ready, besides `cycles`.
+    pub early_kills: u64,
+    pub restarts: u64,
+    /// Messages whose publish was answered.
+    pub acknowledged: u64,
+    /// Publish attempts without a clear answer.
+    pub unknown: u64,
+    pub deliveries: u64,
+    /// Of these, not the first of their message.
+    pub redeliveries: u64,
+    /// Endings that were answered OK.
+    pub acks: u64,
+    pub recovery_ms_max: u64,
+    pub violations: u64,
+}
+
+impl Figures {
+    /// Adds up what the history tells.
+    pub fn count(&mut self, events: &[Event]) {
+        for event in events {
+            match event {
+                Event::PublishEnded { outcome: Published::Stored(offsets), .. } => {
+                    self.acknowledged += offsets.len() as u64;
+                }
+                Event::PublishEnded { outcome: Published::Unknown, .. } => self.unknown += 1,
+                Event::Delivered(delivery) => {
+                    self.deliveries += 1;
+                    self.redeliveries += u64::from(delivery.attempt > 1);
+                }
+                Event::SettleEnded { outcomes: Some(outcomes), .. } => {
+                    self.acks += outcomes.iter().filter(|settled| **settled == Settled::Ok).count() as u64;
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cycles, early_kills, restarts, acknowledged, unknown, .. } = self;
+        let Self { deliveries, redeliveries, acks, recovery_ms_max, violations, .. } = self;
+        write!(
+            f,
+            "cycles={cycles} early_kills={early_kills} restarts={restarts} acknowledged={acknowledged} \
+             unknown={unknown} deliveries={deliveries} redeliveries={redeliveries} acks={acks} \
+             recovery_ms_max={recovery_ms_max} violations={violations}"
+        )
+    }
+}

@@ -1,0 +1,76 @@
+//! `cargo xtask`: runs that torment a real server and judge what its clients were told.
+
+mod faults;
+mod kill_loop;
+mod real_input;
+mod shadow;
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// Work on Forebay itself.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+enum Arguments {
+    #[command(flatten)]
+    Task(Task),
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Kill a server at random moments under load; nothing acknowledged may be lost, nothing finished come again
+    KillLoop {
+        /// Kills of a server that was ready
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+        cycles: u64,
+        /// Repeats the choices of an earlier run [default: another one each time]
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Where the server's data goes and, beside it, the history; kept [default: a temporary directory]
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
+    },
+    /// Fail writes and syncs of a server under load, by strace; it must stop, and lose nothing
+    Faults {
+        /// Only cases whose name contains this
+        #[arg(long, default_value = "")]
+        only: String,
+    },
+    /// Take real payloads through the command-line client: publish, kill, consume, kill, empty
+    RealInput {
+        /// The folder that has github-webhooks.jsonl
+        payloads: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let Arguments::Task(task) = Arguments::parse();
+    let done = build().and_then(|()| match task {
+        Task::KillLoop { cycles, seed, data_dir } => kill_loop::run(cycles, seed, data_dir),
+        Task::Faults { only } => faults::run(&only),
+        Task::RealInput { payloads } => real_input::run(&payloads),
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Builds the programs that are put to the test; the whole workspace, since its parts alone would be built anew.
+fn build() -> Result<(), String> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(["build", "--quiet", "--workspace"]);
+    let status = command.status().map_err(|error| format!("cargo cannot be run: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("cargo build: {status}")) }
+}
+
+/// A runtime for clients, apart from the thread that waits for the server.
+fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.map_err(|error| format!("no runtime: {error}"))
+}
