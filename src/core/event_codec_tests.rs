@@ -137,3 +137,92 @@ fn what_a_newer_build_added_is_skipped_unless_critical() {
         assert_eq!(decode(&RecordHead::decode(&bytes).unwrap()).is_ok(), taken, "tag {tag:#x}");
     }
 }
+
+/// One event of each kind, with every field that it can have.
+fn one_of_each() -> Vec<(&'static str, Record)> {
+    let (queue, subscription) = (QueueId(7), SubscriptionId(300));
+    let runs = vec![OffsetRun { first: Offset(1_000), count: 3 }, OffsetRun { first: Offset(5), count: 1 }];
+    let name = |text| Name::new(text).unwrap();
+    let first = LeaseId { incarnation: 2, number: 70_000 };
+    let created = QueueCreated {
+        queue,
+        uid: Uid([9; 16]),
+        name: QueueName { namespace: name("default"), queue: name("jobs") },
+        config: QueueConfig { labels: vec![("team".to_owned(), "billing".to_owned())] },
+        create_time_us: 1_700_000_000_000_000,
+        dead_letters: true,
+    };
+    let subscribed = SubscriptionCreated {
+        queue,
+        subscription,
+        uid: Uid([8; 16]),
+        name: name("audit"),
+        config: SubscriptionConfig { lease_us: 30_000_000, in_flight_max: 10_000 },
+        start: Offset(12),
+        create_time_us: 1_700_000_000_000_001,
+    };
+    let published = PublishedRun {
+        queue,
+        first: Offset(40),
+        count: 1,
+        bytes: 4,
+        lane: Lane { priority: 4, bucket: 2 },
+        publish_time_us: 1_700_000_000_000_002,
+        request: Some(StampedRequest {
+            stamp: ProducerStamp { id: "p-1".to_owned(), epoch: 3, sequence: 500 },
+            count: 1,
+            log_us: 123_456,
+        }),
+    };
+    let parts = StoredParts { meta: Bytes::new(), body: Bytes::from_static(b"body") };
+    let deadline_us = 90_000_000;
+    vec![
+        ("QueueCreated", encode(&Event::QueueCreated(created))),
+        ("QueueDeleted", encode(&Event::QueueDeleted { queue })),
+        ("SubscriptionCreated", encode(&Event::SubscriptionCreated(subscribed))),
+        ("SubscriptionDeleted", encode(&Event::SubscriptionDeleted { queue, subscription })),
+        ("Publish", publish_record(&published, vec![parts])),
+        ("Leased", encode(&Event::Leased { queue, subscription, runs: runs.clone(), first, deadline_us })),
+        (
+            "LeaseExtended",
+            encode(&Event::LeaseExtended { queue, subscription, runs: runs.clone(), deadline_us }),
+        ),
+        ("Acked", encode(&Event::Acked { queue, subscription, runs: runs.clone() })),
+        (
+            "Requeued",
+            encode(&Event::Requeued { queue, subscription, runs, due_us: 5_000_000, counted: true }),
+        ),
+        (
+            "DeadLettered",
+            encode(&Event::DeadLettered {
+                queue,
+                subscription,
+                offset: Offset(6),
+                to: QueueId(8),
+                to_offset: Offset(1),
+            }),
+        ),
+    ]
+}
+
+/// The bodies are part of the format. `FOREBAY_WRITE_GOLDEN=1` writes the file anew, which is right only before the
+/// first release of a format version.
+#[test]
+fn the_bodies_are_frozen() {
+    let line = |(name, record): &(&str, Record)| {
+        let mut bytes = Vec::new();
+        envelope::encode(record, Lsn(11), &mut bytes);
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{name} {hex}\n")
+    };
+    let now: String = one_of_each().iter().map(line).collect();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/events.txt");
+    if std::env::var_os("FOREBAY_WRITE_GOLDEN").is_some() {
+        std::fs::write(path, &now).unwrap();
+    }
+    let frozen = std::fs::read_to_string(path).unwrap();
+    for (frozen, now) in frozen.lines().zip(now.lines()) {
+        assert_eq!(now, frozen, "the bytes of a record have changed");
+    }
+    assert_eq!(now.lines().count(), frozen.lines().count());
+}
