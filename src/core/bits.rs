@@ -1,7 +1,9 @@
 //! What is finished: a floor below which everything is, and a bit for each offset above it.
 
 use std::collections::VecDeque;
+use std::iter;
 
+use super::runs::OffsetRun;
 use crate::ids::Offset;
 
 /// Finished offsets. The deque of words begins at the word that holds the floor.
@@ -21,6 +23,19 @@ impl Finished {
         let low = (1u64 << (floor.0 - base)) - 1;
         let words = if low == 0 { VecDeque::new() } else { VecDeque::from([low]) };
         Self { base, words, set: floor.0 - base }
+    }
+
+    /// What [`words`](Self::words) gave; the first word begins at the word's boundary at or below `floor`. None if
+    /// the words do not say that `floor` is the floor, or the last one is empty.
+    pub fn of_words(floor: Offset, words: VecDeque<u64>) -> Option<Self> {
+        let set = words.iter().map(|word| u64::from(word.count_ones())).sum();
+        let finished = Self { base: floor.0 & !63, words, set };
+        (finished.floor() == floor && finished.words.back() != Some(&0)).then_some(finished)
+    }
+
+    /// The bits from the word that holds the floor on; the last word is not empty.
+    pub fn words(&self) -> impl ExactSizeIterator<Item = u64> {
+        self.words.iter().copied()
     }
 
     /// Everything below it is finished; it is not.
@@ -60,6 +75,29 @@ impl Finished {
         true
     }
 
+    /// The finished offsets above the floor, in order.
+    pub fn runs(&self) -> impl Iterator<Item = OffsetRun> {
+        let run_from = |from: Offset| {
+            let first = self.next_finished(from)?;
+            Some(OffsetRun { first, count: self.next_unfinished(first).0 - first.0 })
+        };
+        iter::successors(run_from(self.floor()), move |run| run_from(run.first.plus(run.count)))
+    }
+
+    /// The first finished offset from `from` on, which is not below the floor.
+    fn next_finished(&self, from: Offset) -> Option<Offset> {
+        let at = from.0 - self.base;
+        let mut low = at % 64;
+        for index in (at / 64) as usize..self.words.len() {
+            let rest = self.words[index] >> low;
+            if rest != 0 {
+                return Some(Offset(self.base + 64 * index as u64 + low + u64::from(rest.trailing_zeros())));
+            }
+            low = 0;
+        }
+        None
+    }
+
     /// The first offset from `from` on that is not finished.
     pub fn next_unfinished(&self, from: Offset) -> Offset {
         let mut offset = from.0.max(self.floor().0);
@@ -82,6 +120,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::core::runs::runs_of;
 
     proptest! {
         /// Against a plain set, over any order of insertion.
@@ -100,6 +139,11 @@ mod tests {
                 prop_assert_eq!(finished.next_unfinished(Offset(from)), Offset(next));
                 prop_assert_eq!(finished.contains(Offset(from)), model.contains(&from));
             }
+            let above: Vec<u64> = model.range(finished.floor().0..).copied().collect();
+            prop_assert_eq!(runs_of(above.iter().copied().map(Offset)), finished.runs().collect::<Vec<_>>());
+            let again = Finished::of_words(finished.floor(), finished.words().collect()).unwrap();
+            prop_assert_eq!(again.runs().collect::<Vec<_>>(), finished.runs().collect::<Vec<_>>());
+            prop_assert_eq!(again.count(), finished.count());
         }
     }
 }

@@ -77,6 +77,40 @@ impl Delivery {
         }
     }
 
+    /// A delivery of these parts; what follows from them is made anew.
+    pub(super) fn restored(
+        finished: Finished,
+        cursor: Offset,
+        outstanding: impl IntoIterator<Item = (Offset, Outstanding)>,
+    ) -> Self {
+        let mut delivery = Self { cursor, finished, ..Self::starting_at(Offset(0)) };
+        for (offset, entry) in outstanding {
+            match entry.phase {
+                Phase::Leased { deadline_us } => {
+                    delivery.leased += 1;
+                    delivery.deadlines.push(Reverse((deadline_us, offset)));
+                }
+                Phase::Delayed { due_us } => drop(delivery.delayed.insert((due_us, offset))),
+                Phase::Ready => drop(delivery.ready.insert(offset)),
+            }
+            delivery.outstanding.insert(offset, entry);
+        }
+        delivery
+    }
+
+    pub(super) fn finished(&self) -> &Finished {
+        &self.finished
+    }
+
+    pub(super) fn cursor(&self) -> Offset {
+        self.cursor
+    }
+
+    /// Everything handed out and not finished, in no order.
+    pub(super) fn all_outstanding(&self) -> impl Iterator<Item = (Offset, &Outstanding)> {
+        self.outstanding.iter().map(|(offset, entry)| (*offset, entry))
+    }
+
     pub fn floor(&self) -> Offset {
         self.finished.floor()
     }

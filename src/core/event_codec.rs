@@ -3,13 +3,12 @@
 //! A record's header carries the queue's id and, where there is one, the first offset; here is what follows. Numbers
 //! are varints unless a width is given; text has a u16 length; `uid` is 16 bytes; `runs` is a count, then for each
 //! run its first offset (the first as it is, the others as the distance from the end of the run before, zigzag) and
-//! its count.
+//! its count; configurations are described in [`config_codec`].
 //!
 //! ```text
-//! QueueCreated         uid | flags u8 (1 = holds dead letters) | create_time_us | namespace | queue
-//!                      | labels: count, then key, value | fields
+//! QueueCreated         uid | flags u8 (1 = holds dead letters) | create_time_us | namespace | queue | config | fields
 //! QueueDeleted         fields
-//! SubscriptionCreated  subscription | uid | start | create_time_us | name | lease_us | in_flight_max | fields
+//! SubscriptionCreated  subscription | uid | start | create_time_us | name | config | fields
 //! SubscriptionDeleted  subscription | fields
 //! Leased               subscription | incarnation | first lease number | deadline_us | runs | fields
 //! LeaseExtended        subscription | deadline_us | runs | fields
@@ -20,10 +19,11 @@
 //! ```
 //! `fields` are tagged values ([`tlv`]) for what later builds add; this build writes none and refuses critical ones.
 
+use super::config_codec;
 use super::delivery::LeaseId;
 use super::event::*;
 use super::runs::OffsetRun;
-use super::types::{ProducerStamp, QueueConfig, SubscriptionConfig};
+use super::types::ProducerStamp;
 use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
 use crate::names::{Name, QueueName};
 use crate::record::envelope::PRODUCER_STAMP;
@@ -207,11 +207,7 @@ fn put_queue(out: &mut Vec<u8>, created: &QueueCreated) {
     out.put_varint(created.create_time_us);
     out.put_str(created.name.namespace.as_str());
     out.put_str(created.name.queue.as_str());
-    out.put_varint(created.config.labels.len() as u64);
-    for (key, value) in &created.config.labels {
-        out.put_str(key);
-        out.put_str(value);
-    }
+    config_codec::put_queue(out, &created.config);
 }
 
 fn queue_created(queue: QueueId, body: &mut Reader<'_>) -> Result<QueueCreated, EventError> {
@@ -219,12 +215,8 @@ fn queue_created(queue: QueueId, body: &mut Reader<'_>) -> Result<QueueCreated, 
     let dead_letters = flag(body)?;
     let create_time_us = body.varint()?;
     let name = QueueName { namespace: name(body)?, queue: name(body)? };
-    let count = body.varint()?;
-    let mut labels = Vec::new();
-    for _ in 0..count {
-        labels.push((body.str()?.to_owned(), body.str()?.to_owned()));
-    }
-    Ok(QueueCreated { queue, uid, name, config: QueueConfig { labels }, create_time_us, dead_letters })
+    let config = config_codec::queue(body)?;
+    Ok(QueueCreated { queue, uid, name, config, create_time_us, dead_letters })
 }
 
 fn put_subscription(out: &mut Vec<u8>, created: &SubscriptionCreated) {
@@ -233,8 +225,7 @@ fn put_subscription(out: &mut Vec<u8>, created: &SubscriptionCreated) {
     out.put_varint(created.start.0);
     out.put_varint(created.create_time_us);
     out.put_str(created.name.as_str());
-    out.put_varint(created.config.lease_us);
-    out.put_varint(created.config.in_flight_max);
+    config_codec::put_subscription(out, &created.config);
 }
 
 fn subscription_created(queue: QueueId, body: &mut Reader<'_>) -> Result<SubscriptionCreated, EventError> {
@@ -245,7 +236,7 @@ fn subscription_created(queue: QueueId, body: &mut Reader<'_>) -> Result<Subscri
         start: Offset(body.varint()?),
         create_time_us: body.varint()?,
         name: name(body)?,
-        config: SubscriptionConfig { lease_us: body.varint()?, in_flight_max: body.varint()? },
+        config: config_codec::subscription(body)?,
     })
 }
 

@@ -2,6 +2,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
+use crate::core::types::{QueueConfig, SubscriptionConfig};
 use crate::ids::Lsn;
 use crate::record::Lane;
 use crate::record::envelope;

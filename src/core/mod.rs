@@ -13,6 +13,7 @@
 
 pub mod admin;
 pub mod bits;
+pub mod config_codec;
 pub mod consume;
 pub mod dead_letter;
 pub mod delivery;
@@ -22,6 +23,7 @@ pub mod producers;
 pub mod publish;
 pub mod runs;
 pub mod settle;
+pub mod snapshot;
 pub mod state;
 pub mod types;
 

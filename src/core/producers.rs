@@ -17,23 +17,24 @@ use crate::names::QueueName;
 /// The producers of one queue.
 #[derive(Clone, Debug, Default)]
 pub struct Producers {
-    by_id: FxHashMap<String, Producer>,
+    pub(super) by_id: FxHashMap<String, Producer>,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Producer {
-    epoch: u64,
-    sequence: u64,
-    last_used_us: u64,
+pub(super) struct Producer {
+    pub epoch: u64,
+    pub sequence: u64,
+    /// On the log's clock.
+    pub last_used_us: u64,
     /// Answers to the newest sequences; the last belongs to `sequence`.
-    answers: VecDeque<Answer>,
+    pub answers: VecDeque<Answer>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Answer {
-    first: Offset,
-    count: u32,
-    publish_time_us: u64,
+pub(super) struct Answer {
+    pub first: Offset,
+    pub count: u32,
+    pub publish_time_us: u64,
 }
 
 impl Producers {

@@ -26,13 +26,20 @@ pub struct State {
     queues: FxHashMap<QueueId, Queue>,
     subscriptions: FxHashMap<SubscriptionId, Subscription>,
     names: BTreeMap<QueueName, QueueId>,
-    last_queue: QueueId,
-    last_subscription: SubscriptionId,
-    /// The number of the last lease; numbers are not reused while the server runs.
-    last_lease: u64,
-    incarnation: u32,
+    counters: Counters,
     producers: usize,
-    producers_expired_us: u64,
+}
+
+/// What a shard counts, besides what its queues tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counters {
+    pub last_queue: QueueId,
+    pub last_subscription: SubscriptionId,
+    /// The number of the last lease; numbers are not reused while the server runs.
+    pub last_lease: u64,
+    pub incarnation: u32,
+    /// When idle producers were last looked for, on the log's clock, microseconds.
+    pub producers_expired_us: u64,
 }
 
 /// One queue.
@@ -67,6 +74,21 @@ pub struct Subscription {
 }
 
 impl State {
+    /// A state of these parts; subscriptions are listed in their queues already. What follows from them is made anew.
+    pub(super) fn restored(counters: Counters, queues: Vec<Queue>, subscriptions: Vec<Subscription>) -> Self {
+        Self {
+            names: queues.iter().map(|queue| (queue.name.clone(), queue.id)).collect(),
+            producers: queues.iter().map(|queue| queue.producers.len()).sum(),
+            queues: queues.into_iter().map(|queue| (queue.id, queue)).collect(),
+            subscriptions: subscriptions.into_iter().map(|s| (s.id, s)).collect(),
+            counters,
+        }
+    }
+
+    pub(super) fn counters(&self) -> Counters {
+        self.counters
+    }
+
     pub fn queue(&self, id: QueueId) -> Option<&Queue> {
         self.queues.get(&id)
     }
@@ -114,19 +136,19 @@ impl State {
     }
 
     pub fn next_queue_id(&self) -> QueueId {
-        self.last_queue.next()
+        self.counters.last_queue.next()
     }
 
     pub fn next_subscription_id(&self) -> SubscriptionId {
-        self.last_subscription.next()
+        self.counters.last_subscription.next()
     }
 
     pub fn last_lease(&self) -> u64 {
-        self.last_lease
+        self.counters.last_lease
     }
 
     pub fn incarnation(&self) -> u32 {
-        self.incarnation
+        self.counters.incarnation
     }
 
     pub fn queue_count(&self) -> usize {
@@ -158,7 +180,7 @@ impl State {
             Event::Published(run) => self.published(run),
             Event::Leased { subscription, runs, first, deadline_us, .. } => {
                 let leased: u64 = runs.iter().map(|run| run.count).sum();
-                self.last_lease = self.last_lease.max(first.number + leased - 1);
+                self.counters.last_lease = self.counters.last_lease.max(first.number + leased - 1);
                 self.delivery(*subscription).lease(runs, *first, *deadline_us);
             }
             Event::LeaseExtended { subscription, runs, deadline_us, .. } => {
@@ -177,7 +199,7 @@ impl State {
 
     fn queue_created(&mut self, created: &QueueCreated) {
         assert_eq!(created.queue, self.next_queue_id(), "queue ids are dense");
-        self.last_queue = created.queue;
+        self.counters.last_queue = created.queue;
         self.names.insert(created.name.clone(), created.queue);
         let queue = Queue {
             id: created.queue,
@@ -207,7 +229,7 @@ impl State {
 
     fn subscription_created(&mut self, created: &SubscriptionCreated) {
         assert_eq!(created.subscription, self.next_subscription_id(), "subscription ids are dense");
-        self.last_subscription = created.subscription;
+        self.counters.last_subscription = created.subscription;
         let queue = self.queues.get_mut(&created.queue).expect("a subscription's queue exists");
         queue.subscriptions.insert(created.name.clone(), created.subscription);
         let subscription = Subscription {
@@ -246,10 +268,10 @@ impl State {
 
     /// Looks for idle producers a few times in their lifetime, by the log's clock alone.
     fn expire_producers(&mut self, log_us: u64) {
-        if log_us < self.producers_expired_us + PRODUCER_IDLE_US / 4 {
+        if log_us < self.counters.producers_expired_us + PRODUCER_IDLE_US / 4 {
             return;
         }
-        self.producers_expired_us = log_us;
+        self.counters.producers_expired_us = log_us;
         self.producers -= self.queues.values_mut().map(|queue| queue.producers.expire(log_us)).sum::<usize>();
     }
 
@@ -272,7 +294,7 @@ impl State {
     }
 
     fn started(&mut self, incarnation: u32, log_us: u64) {
-        self.incarnation = incarnation;
+        self.counters.incarnation = incarnation;
         for subscription in self.subscriptions.values_mut() {
             subscription.delivery.grace(log_us + RESTART_GRACE_US);
         }

@@ -1,138 +1,18 @@
-//! One harness, and tests by operation: what is decided, and what the state says after it is applied.
+//! Tests by operation: what is decided, and what the state says after it is applied.
 
-use super::consume::Handed;
-use super::dead_letter::{FreshUids, Letter, NoDeadLetter};
-use super::event::Event;
-use super::publish::LaneRun;
-use super::settle::AckToken;
-use super::state::{State, Subscription};
+mod harness;
+mod snapshot;
+
+use self::harness::*;
+use super::consume::{self, Handed};
+use super::dead_letter::{self, FreshUids, Letter, NoDeadLetter};
+use super::state::State;
 use super::types::*;
-use super::{Decision, admin, consume, dead_letter, publish, settle};
-use crate::clock::Now;
-use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
+use super::{admin, settle};
+use crate::ids::{Offset, Uid};
 use crate::limits::{PRODUCER_ANSWERS_MAX, PRODUCER_IDLE_US};
-use crate::names::{QueueName, SubscriptionName};
+use crate::names::QueueName;
 use crate::record::Lane;
-
-const LEASE_US: u64 = 30_000_000;
-
-/// A state, the events that made it, and a clock that the test sets.
-#[derive(Default)]
-struct Shard {
-    state: State,
-    log: Vec<Event>,
-    now: Now,
-}
-
-fn queue_name(name: &str) -> QueueName {
-    QueueName::parse(&format!("namespaces/default/queues/{name}")).unwrap()
-}
-
-fn subscription_name(queue: &str, name: &str) -> SubscriptionName {
-    SubscriptionName::parse(&format!("namespaces/default/queues/{queue}/subscriptions/{name}")).unwrap()
-}
-
-fn stamp(id: &str, epoch: u64, sequence: u64) -> ProducerStamp {
-    ProducerStamp { id: id.to_owned(), epoch, sequence }
-}
-
-impl Shard {
-    fn with_queue(name: &str) -> Self {
-        let mut shard = Self::default();
-        shard.create_queue(name).unwrap();
-        shard
-    }
-
-    fn enact<T>(&mut self, decision: Decision<T>) -> T {
-        for event in decision.events {
-            self.state.apply(&event);
-            self.log.push(event);
-        }
-        decision.answer
-    }
-
-    fn enact_events(&mut self, events: Vec<Event>) {
-        self.enact(Decision { answer: (), events });
-    }
-
-    fn create_queue(&mut self, name: &str) -> Result<QueueId, Reject> {
-        let name = queue_name(name);
-        admin::create_queue(
-            &self.state,
-            name,
-            QueueConfig::default(),
-            Uid([1; 16]),
-            Some(Uid([2; 16])),
-            self.now,
-        )
-        .map(|decision| self.enact(decision))
-    }
-
-    fn subscribe(&mut self, queue: &str, name: &str, start: Start) -> Result<SubscriptionId, Reject> {
-        let (name, config) = (subscription_name(queue, name), SubscriptionConfig::default());
-        admin::create_subscription(&self.state, name, config, start, Uid([3; 16]), self.now)
-            .map(|decision| self.enact(decision))
-    }
-
-    fn publish(
-        &mut self,
-        queue: &str,
-        count: u32,
-        producer: Option<ProducerStamp>,
-    ) -> Result<PublishAnswer, Reject> {
-        let run = LaneRun { lane: Lane::default(), count, bytes: u64::from(count) };
-        publish::publish(&self.state, &queue_name(queue), &[run], producer, self.now).map(|d| self.enact(d))
-    }
-
-    fn subscription(&self, queue: &str, name: &str) -> &Subscription {
-        self.state.subscription_named(&subscription_name(queue, name)).unwrap()
-    }
-
-    fn lease(&mut self, max: usize) -> Vec<Handed> {
-        let subscription = self.subscription("q", "default");
-        let end = self.state.queue(subscription.queue).unwrap().next_offset;
-        let chosen = consume::candidates(subscription, max, end);
-        if chosen.is_empty() {
-            return Vec::new();
-        }
-        let decision = consume::lease(&self.state, subscription, &chosen, LEASE_US, self.now);
-        self.enact(decision)
-    }
-
-    fn settle(&mut self, endings: &[(Handed, Ending)]) -> Vec<Settled> {
-        let subscription = self.subscription("q", "default");
-        let end = self.state.queue(subscription.queue).unwrap().next_offset;
-        let endings: Vec<(AckToken, Ending)> = endings.iter().map(|(h, e)| (token(*h), e.clone())).collect();
-        let decision = settle::settle(&self.state, subscription, end, &endings, self.now);
-        self.enact(decision)
-    }
-
-    fn pass(&mut self, us: u64) {
-        self.now.log_us += us;
-        self.now.wall_us += us;
-        let id = self.subscription("q", "default").id;
-        let expired = self.state.take_expired(id, self.now.log_us);
-        let events = consume::come_due(self.state.subscription(id).unwrap(), expired, self.now);
-        self.enact_events(events);
-    }
-
-    fn restart(&mut self, incarnation: u32) {
-        self.enact_events(vec![Event::Started { incarnation, log_us: self.now.log_us }]);
-    }
-
-    /// Offsets that would be handed out next.
-    fn waiting(&self) -> Vec<u64> {
-        consume::candidates(self.subscription("q", "default"), 1000, Offset(u64::MAX / 2))
-            .iter()
-            .map(|o| o.0)
-            .take_while(|o| *o < self.state.queue_named(&queue_name("q")).unwrap().next_offset.0)
-            .collect()
-    }
-}
-
-fn token(handed: Handed) -> AckToken {
-    AckToken { offset: handed.offset, lease: handed.lease }
-}
 
 #[test]
 fn names_are_taken_once_and_ids_never_twice() {
