@@ -22,6 +22,8 @@ pub const ERROR_TEXT_BYTES_MAX: usize = 1024;
 pub const PUBLISH_MESSAGES_MAX: usize = 1_000;
 /// Most bytes (bodies, attributes and other stored fields) in one publish request.
 pub const PUBLISH_BYTES_MAX: usize = 8 << 20;
+/// Most requests of one publish stream whose answers the client has not taken yet.
+pub const PUBLISH_STREAM_REQUESTS_MAX: usize = 256;
 /// Largest gRPC message the server decodes: a full publish and its envelope.
 pub const REQUEST_BYTES_MAX: usize = PUBLISH_BYTES_MAX + (1 << 20);
 /// Most messages one pull or one delivery carries.

@@ -4,6 +4,7 @@
 //!    bodies in memory are bounded by the budget however many connections there are.
 //! 2. Who finds the budget used up waits a short bounded time (the network is back-pressured meanwhile), then is
 //!    refused with a delay that differs from caller to caller, so that they do not come back all at once.
+//!    A stream is not refused: it waits its turn, and the network holds its sender back.
 //! 3. Waiters are served in order, so a large request is not starved by small ones.
 
 use std::sync::Arc;
@@ -73,6 +74,12 @@ impl Admission {
             Ok(units) => Ok(Permit { _units: units.expect("the semaphore is never closed") }),
             Err(_) => Err(BudgetUsedUp { wanted_bytes: bytes, budget_bytes: self.budget_bytes() }),
         }
+    }
+
+    /// Takes bytes, waiting for them as long as it takes.
+    pub async fn wait(&self, bytes: u64) -> Permit {
+        let units = self.units.clone().acquire_many_owned(self.units_of(bytes)).await;
+        Permit { _units: units.expect("the semaphore is never closed") }
     }
 
     fn units_of(&self, bytes: u64) -> u32 {

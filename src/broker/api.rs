@@ -212,6 +212,8 @@ pub(crate) enum Request {
     ServerStats {
         reply: Reply<ServerStats>,
     },
+    /// Calls that came together; they are taken in one turn.
+    Many(Vec<Request>),
     Drain {
         reply: Reply<()>,
     },
@@ -224,6 +226,12 @@ pub(crate) enum Request {
 /// can say who has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ConsumerId(pub u64);
+
+/// What a call to a broker that has ended is told.
+pub(crate) fn gone(stop_reason: &OnceLock<String>) -> BrokerError {
+    let why = stop_reason.get().map_or("the broker was closed", String::as_str);
+    BrokerError::LogStopped { why: why.to_owned() }
+}
 
 /// The way to the broker. Calls answer only when what they report is on disk, refusals too.
 #[derive(Clone, Debug)]
@@ -306,8 +314,7 @@ impl Broker {
     }
 
     fn gone(&self) -> BrokerError {
-        let why = self.stop_reason.get().map_or("the broker was closed", String::as_str);
-        BrokerError::LogStopped { why: why.to_owned() }
+        gone(&self.stop_reason)
     }
 
     pub async fn create_queue(

@@ -19,6 +19,7 @@ mod cache;
 mod commits;
 mod consumers;
 mod open;
+pub mod pipeline;
 mod publish;
 mod pump;
 mod reads;

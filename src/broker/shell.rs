@@ -155,6 +155,7 @@ impl Shell {
             }
             Request::QueueStats { queue, reply } => self.queue_stats(&queue, now, reply),
             Request::ServerStats { reply } => self.server_stats(reply),
+            Request::Many(calls) => calls.into_iter().for_each(|call| self.call(call)),
             Request::Drain { reply } => self.drain(now, reply),
             Request::Close { .. } => unreachable!("taken by the loop"),
         }

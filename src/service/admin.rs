@@ -20,6 +20,7 @@ pub const FEATURES: &[&str] = &[
     "publish.attributes",
     "publish.producer",
     "publish.source",
+    "publish_stream",
     "pull",
     "subscribe",
     "acknowledge",

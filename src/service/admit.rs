@@ -3,7 +3,8 @@
 //! Every gRPC message begins with 5 bytes: compressed flag, then the length, big-endian. The first length of a unary
 //! request is read off its first DATA frame, and memory for the whole message is taken from the budget before the
 //! body is read on; until then HTTP/2's window holds the sender back. The permit is held until the handler has
-//! answered. Streams are not admitted here: their handlers account for each message.
+//! answered. A publish stream is admitted message by message ([`super::admit_stream`]); other streams' handlers account
+//! for each message.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -15,11 +16,15 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
+use super::admit_stream::{AdmittedStream, Permits};
 use super::status::Refusal;
 use crate::admission::{Admission, BudgetUsedUp, Permit};
 use crate::limits::REQUEST_BYTES_MAX;
 
-const PREFIX_BYTES: usize = 5;
+/// Bytes before each gRPC message.
+pub(super) const PREFIX_BYTES: usize = 5;
+/// Streams whose messages are admitted one by one.
+const PUBLISH_STREAM: &str = "/forebay.v1.MessageService/PublishStream";
 /// Paths of calls whose requests are streams, or small and never to be refused for memory.
 const STREAMS: [&str; 3] = ["/Subscribe", "/PublishStream", "/PublishLarge"];
 const PACKAGE: &str = "/forebay.v1.";
@@ -63,8 +68,14 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let path = request.uri().path();
+        if path == PUBLISH_STREAM {
+            let (admission, permits) = (self.admission.clone(), Permits::default());
+            request.extensions_mut().insert(permits.clone());
+            let request = request.map(|inner| Body::new(AdmittedStream::new(inner, admission, permits)));
+            return Box::pin(self.inner.call(request));
+        }
         if !path.starts_with(PACKAGE) || STREAMS.iter().any(|stream| path.ends_with(stream)) {
             return Box::pin(self.inner.call(request));
         }
@@ -96,6 +107,16 @@ enum State {
     Admitted,
 }
 
+/// The length of the message after this prefix, if it is one that the server decodes.
+pub(super) fn length_of(prefix: &[u8; PREFIX_BYTES]) -> Result<u64, Refusal> {
+    let [_compressed, length @ ..] = *prefix;
+    let (actual, limit) = (u64::from(u32::from_be_bytes(length)), REQUEST_BYTES_MAX as u64);
+    if actual > limit {
+        return Err(Refusal::Limit { field: "request".to_owned(), unit: "bytes", actual, limit });
+    }
+    Ok(actual)
+}
+
 struct AdmittedBody {
     inner: Body,
     admission: Admission,
@@ -119,11 +140,7 @@ impl AdmittedBody {
         if *count < PREFIX_BYTES {
             return Ok(true);
         }
-        let length = u64::from(u32::from_be_bytes([seen[1], seen[2], seen[3], seen[4]]));
-        let limit = REQUEST_BYTES_MAX as u64;
-        if length > limit {
-            return Err(Refusal::Limit { field: "request".to_owned(), unit: "bytes", actual: length, limit });
-        }
+        let length = length_of(seen)?;
         match self.admission.try_admit(length) {
             Some(permit) => {
                 self.keep(permit);

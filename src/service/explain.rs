@@ -77,6 +77,11 @@ pub fn undecodable(status: &Status) -> Status {
     Refusal::Invalid { field: "request".to_owned(), why }.into()
 }
 
+/// The status for a stream that cannot be read on.
+pub fn unreadable(status: Status) -> Status {
+    if status.code() == Code::Internal { undecodable(&status) } else { status }
+}
+
 #[cfg(test)]
 mod tests {
     use tonic_types::StatusExt;

@@ -6,13 +6,16 @@ use std::time::Duration;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::admit_stream::Permits;
 use super::check::{self, not_built};
 use super::status::Refusal;
-use super::{Shared, ending, message, rpc_not_built, subscribe, time, token};
-use crate::broker::api::{Published, PullOptions};
+use super::{Shared, ending, message, publish_stream, rpc_not_built, subscribe, time, token};
+use crate::broker::api::{NewMessage, Published, PullOptions};
 use crate::clock;
+use crate::core::types::ProducerStamp;
 use crate::ids::Offset;
 use crate::limits::*;
+use crate::names::QueueName;
 use crate::proto::v1::message_service_server::MessageService;
 use crate::proto::v1::*;
 
@@ -25,7 +28,18 @@ pub struct Messages {
 /// A stream of answers.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-fn show_published(published: Published) -> PublishResponse {
+/// Checks one publish, of a call of its own or of a stream.
+pub(super) fn checked_publish(
+    request: PublishRequest,
+) -> Result<(QueueName, Vec<NewMessage>, Option<ProducerStamp>), Refusal> {
+    let queue = check::queue_name("queue", &request.queue)?;
+    not_built("", &[("expected_next_offset", request.expected_next_offset.is_some())])?;
+    let producer = message::producer(request.producer)?;
+    let messages = message::to_store(request.messages)?;
+    Ok((queue, messages, producer))
+}
+
+pub(super) fn show_published(published: Published) -> PublishResponse {
     let result = |index: u32| {
         let offset = published.first_offset.plus(u64::from(index));
         PublishResult {
@@ -56,11 +70,7 @@ fn pull_options(request: &PullRequest, timeout: Option<Duration>) -> Result<Pull
 #[tonic::async_trait]
 impl MessageService for Messages {
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
-        let request = request.into_inner();
-        let queue = check::queue_name("queue", &request.queue)?;
-        not_built("", &[("expected_next_offset", request.expected_next_offset.is_some())])?;
-        let producer = message::producer(request.producer)?;
-        let messages = message::to_store(request.messages)?;
+        let (queue, messages, producer) = checked_publish(request.into_inner())?;
         let published = self.shared.broker.publish(queue, messages, producer).await?;
         Ok(Response::new(show_published(published)))
     }
@@ -69,9 +79,11 @@ impl MessageService for Messages {
 
     async fn publish_stream(
         &self,
-        _: Request<Streaming<PublishStreamRequest>>,
+        mut request: Request<Streaming<PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
-        rpc_not_built("MessageService.PublishStream")
+        let permits: Permits = request.extensions_mut().remove().unwrap_or_default();
+        let answers = publish_stream::open(self.shared.clone(), permits, request.into_inner());
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn publish_large(

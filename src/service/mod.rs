@@ -9,11 +9,13 @@
 mod accept;
 mod admin;
 mod admit;
+mod admit_stream;
 mod check;
 mod ending;
 mod explain;
 mod message;
 mod messages;
+mod publish_stream;
 mod queues;
 pub mod server;
 pub mod status;

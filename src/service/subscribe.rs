@@ -17,10 +17,10 @@ use tokio::task::JoinSet;
 use tokio::time::Interval;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::check::{self, at_most, invalid};
-use super::explain::undecodable;
+use super::explain::unreadable;
 use super::status::Refusal;
 use super::{Shared, ending, message, time};
 use crate::broker::api::{BrokerError, Consumer, Delivery, Settlement, SubscribeOptions};
@@ -264,10 +264,6 @@ impl Drop for Session {
             tokio::spawn(async move { broker.settle(name, unsent).await });
         }
     }
-}
-
-fn unreadable(status: Status) -> Status {
-    if status.code() == Code::Internal { undecodable(&status) } else { status }
 }
 
 fn answer(down: Down) -> SubscribeResponse {

@@ -1,6 +1,7 @@
 //! The services against a broker that the test plays itself.
 
 mod network;
+mod publish_stream;
 mod stream;
 
 use std::sync::{Arc, Mutex};

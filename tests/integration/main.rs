@@ -7,6 +7,7 @@ mod delivery;
 mod kills;
 mod layers;
 mod lifecycle;
+mod publish_streams;
 mod smoke;
 mod streams;
 mod support;

@@ -10,15 +10,15 @@ use crate::observe::readiness::Phase;
 use crate::proto::v1::admin_service_client::AdminServiceClient;
 use crate::proto::v1::message_service_client::MessageServiceClient;
 
-struct Served {
-    channel: Channel,
+pub(super) struct Served {
+    pub(super) channel: Channel,
     http: std::net::SocketAddr,
     readiness: Readiness,
     shutdown: oneshot::Sender<()>,
     serving: tokio::task::JoinHandle<Result<(), server::ServeError>>,
 }
 
-async fn serve(parts: server::Parts) -> Served {
+pub(super) async fn serve(parts: server::Parts) -> Served {
     let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", grpc.local_addr().unwrap());

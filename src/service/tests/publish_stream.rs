@@ -1,0 +1,204 @@
+//! Publish streams against a broker that the test plays.
+
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::Status;
+
+use super::*;
+use crate::broker::api::Reply;
+use crate::limits::PUBLISH_STREAM_REQUESTS_MAX;
+use crate::observe::readiness::Phase;
+use crate::proto::v1::publish_stream_response::Result as Shown;
+use crate::service::admit_stream::Permits;
+use crate::service::publish_stream;
+
+type Seen = mpsc::UnboundedReceiver<(usize, Vec<Reply<Published>>)>;
+
+/// A broker that tells what came in one turn: the bytes of its first body, and whom to answer.
+fn turns() -> (Broker, Seen) {
+    let (tell, seen) = mpsc::unbounded_channel();
+    let broker = broker(move |call| match call {
+        Call::Many(calls) => {
+            let mut first_bytes = None;
+            let replies = calls.into_iter().map(|call| match call {
+                Call::Publish { messages, reply, .. } => {
+                    first_bytes.get_or_insert(messages[0].parts.body.len());
+                    reply
+                }
+                call => panic!("{call:?}"),
+            });
+            let replies = replies.collect();
+            tell.send((first_bytes.unwrap(), replies)).unwrap();
+        }
+        call => panic!("{call:?}"),
+    });
+    (broker, seen)
+}
+
+fn published(offset: u64) -> Published {
+    let (queue_uid, first_offset) = (Uid([1; 16]), Offset(offset));
+    Published { queue_uid, first_offset, count: 1, publish_time_us: 0, duplicate: false }
+}
+
+fn request(correlation_id: u64, body: usize) -> v1::PublishStreamRequest {
+    let message = v1::Message { body: Bytes::from(vec![0; body]), ..v1::Message::default() };
+    let publish =
+        v1::PublishRequest { queue: QUEUE.into(), messages: vec![message], ..v1::PublishRequest::default() };
+    v1::PublishStreamRequest { correlation_id, publish: Some(publish) }
+}
+
+/// The correlation id, and the offset or the reason of the error.
+async fn next(
+    answers: &mut (impl Stream<Item = Result<v1::PublishStreamResponse, Status>> + Unpin),
+) -> (u64, Result<u64, String>) {
+    let answer = answers.next().await.expect("the stream goes on").unwrap();
+    let result = match answer.result.unwrap() {
+        Shown::Response(response) => Ok(response.results[0].offset),
+        Shown::Error(error) => {
+            let status = Status::with_details(error.code.into(), error.message, error.status);
+            Err(reason(&status))
+        }
+    };
+    (answer.correlation_id, result)
+}
+
+#[tokio::test]
+async fn what_is_there_together_reaches_the_broker_in_one_turn() {
+    let (broker, mut seen) = turns();
+    let requests = (0..10).map(|id| Ok(request(id, 1)));
+    let mut answers = publish_stream::open(shared(broker), Permits::default(), tokio_stream::iter(requests));
+    let (_, replies) = seen.recv().await.unwrap();
+    assert_eq!(replies.len(), 10);
+    for (offset, reply) in replies.into_iter().enumerate() {
+        reply.send(Ok(published(offset as u64))).unwrap();
+    }
+    for id in 0..10 {
+        assert_eq!(next(&mut answers).await, (id, Ok(id)));
+    }
+    assert!(answers.next().await.is_none());
+}
+
+#[tokio::test]
+async fn errors_are_answers_in_their_place() {
+    let (broker, mut seen) = turns();
+    let no_queue = v1::PublishRequest { queue: "q".into(), ..v1::PublishRequest::default() };
+    let requests = [
+        request(7, 1),
+        v1::PublishStreamRequest { correlation_id: 8, publish: None },
+        v1::PublishStreamRequest { correlation_id: 9, publish: Some(no_queue) },
+        request(10, 1),
+        request(10, 1),
+    ];
+    let requests = tokio_stream::iter(requests.map(Ok));
+    let mut answers = publish_stream::open(shared(broker), Permits::default(), requests);
+    let (_, replies) = seen.recv().await.unwrap();
+    let results = [Ok(published(4)), Err(BrokerError::QueueDeleted), Ok(published(5))];
+    // Answered last to first, and still shown first to last.
+    for (reply, result) in replies.into_iter().zip(results).rev() {
+        reply.send(result).unwrap();
+    }
+    assert_eq!(next(&mut answers).await, (7, Ok(4)));
+    assert_eq!(next(&mut answers).await, (8, Err("INVALID_FIELD".into())));
+    assert_eq!(next(&mut answers).await, (9, Err("INVALID_FIELD".into())));
+    assert_eq!(next(&mut answers).await, (10, Err("QUEUE_NOT_FOUND".into())));
+    assert_eq!(next(&mut answers).await, (10, Ok(5)));
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_not_read_from() {
+    let (broker, mut seen) = turns();
+    let (up, requests) = mpsc::channel(1);
+    let offered = tokio::spawn(async move {
+        let mut offered = 0;
+        while up.send(Ok(request(offered, 1))).await.is_ok() {
+            offered += 1;
+        }
+    });
+    let requests = ReceiverStream::new(requests);
+    let mut answers = publish_stream::open(shared(broker), Permits::default(), requests);
+    let mut taken = 0;
+    while taken < PUBLISH_STREAM_REQUESTS_MAX {
+        let (_, replies) = seen.recv().await.unwrap();
+        for reply in replies {
+            reply.send(Ok(published(taken as u64))).unwrap();
+            taken += 1;
+        }
+    }
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((taken, seen.len()), (PUBLISH_STREAM_REQUESTS_MAX, 0));
+    // One answer that is taken makes room for one request.
+    assert_eq!(next(&mut answers).await, (0, Ok(0)));
+    let (_, replies) = seen.recv().await.unwrap();
+    assert_eq!(replies.len(), 1);
+    drop(answers);
+    offered.await.unwrap();
+}
+
+#[tokio::test]
+async fn memory_is_given_back_when_the_broker_has_answered() {
+    let (broker, mut seen) = turns();
+    let parts = parts(broker);
+    let admission = parts.admission.clone();
+    let served = super::network::serve(parts).await;
+    let mut client = v1::message_service_client::MessageServiceClient::new(served.channel.clone());
+    let (up, requests) = mpsc::channel(4);
+    up.send(request(0, 3 << 20)).await.unwrap();
+    up.send(request(1, 1 << 20)).await.unwrap();
+    let answers = client.publish_stream(ReceiverStream::new(requests)).await.unwrap();
+    let (bytes, mut replies) = seen.recv().await.unwrap();
+    assert_eq!(bytes, 3 << 20);
+    while replies.len() < 2 {
+        replies.extend(seen.recv().await.unwrap().1);
+    }
+    assert_eq!(admission.used_bytes() >> 20, 4);
+    for reply in replies {
+        reply.send(Ok(published(0))).unwrap();
+    }
+    // Nobody has read an answer.
+    while admission.used_bytes() > 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(answers);
+}
+
+#[tokio::test]
+async fn a_draining_server_answers_what_it_has_read() {
+    let (broker, mut seen) = turns();
+    let (up, requests) = mpsc::channel(1);
+    let shared = shared(broker);
+    let requests = ReceiverStream::new(requests);
+    let mut answers = publish_stream::open(shared.clone(), Permits::default(), requests);
+    up.send(Ok(request(1, 1))).await.unwrap();
+    let (_, mut replies) = seen.recv().await.unwrap();
+    shared.readiness.set(Phase::Draining);
+    replies.remove(0).send(Ok(published(3))).unwrap();
+    assert_eq!(next(&mut answers).await, (1, Ok(3)));
+    let status = answers.next().await.unwrap().unwrap_err();
+    assert_eq!((status.code(), reason(&status)), (Code::Unavailable, "DRAINING".to_owned()));
+    assert!(answers.next().await.is_none());
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_ends_the_stream_after_the_answers() {
+    let (broker, mut seen) = turns();
+    let requests = tokio_stream::iter([Ok(request(1, 1)), Err(Status::internal("wire type"))]);
+    let mut answers = publish_stream::open(shared(broker), Permits::default(), requests);
+    let (_, mut replies) = seen.recv().await.unwrap();
+    replies.remove(0).send(Ok(published(3))).unwrap();
+    assert_eq!(next(&mut answers).await, (1, Ok(3)));
+    let status = answers.next().await.unwrap().unwrap_err();
+    assert_eq!((status.code(), reason(&status)), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
+}
+
+#[tokio::test]
+async fn a_broker_that_has_ended_is_told_to_each() {
+    let (requests, calls) = mpsc::unbounded_channel();
+    drop(calls);
+    let broker = Broker::new(requests, Default::default());
+    let requests = tokio_stream::iter([Ok(request(1, 1)), Ok(request(2, 1))]);
+    let mut answers = publish_stream::open(shared(broker), Permits::default(), requests);
+    assert_eq!(next(&mut answers).await, (1, Err("LOG_STOPPED".into())));
+    assert_eq!(next(&mut answers).await, (2, Err("LOG_STOPPED".into())));
+}
