@@ -12,6 +12,7 @@ mod real;
 
 use std::fmt;
 use std::io::{self, IoSlice};
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -52,7 +53,21 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     fn allocate(&self, length: u64) -> Result<(), DiskError>;
     /// The file's length in bytes.
     fn length(&self) -> Result<u64, DiskError>;
+    /// The whole file in memory, read when this returns. For files that are never written or cut short again. A disk
+    /// may map it: then pages that were dropped meanwhile are read again when they are touched.
+    fn map(&self) -> Result<Mapped, DiskError> {
+        read_whole(self)
+    }
 }
+
+fn read_whole<F: DiskFile + ?Sized>(file: &F) -> Result<Mapped, DiskError> {
+    let mut bytes = vec![0; usize::try_from(file.length()?).expect("a file fits the address space")];
+    file.read_at(&mut bytes, 0)?;
+    Ok(Box::new(bytes))
+}
+
+/// The bytes of a file.
+pub type Mapped = Box<dyn Deref<Target = [u8]> + Send + Sync>;
 
 /// Holds the lock until dropped.
 pub trait DiskLock: Send + Sync + fmt::Debug {}

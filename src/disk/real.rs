@@ -6,9 +6,10 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use memmap2::{Advice, Mmap};
 use rustix::fs::{FallocateFlags, FlockOperation};
 
-use super::{Disk, DiskError, DiskFile, DiskLock, Entry, Operation};
+use super::{Disk, DiskError, DiskFile, DiskLock, Entry, Mapped, Operation, read_whole};
 
 /// Most parts that one call to the kernel takes.
 const PARTS_MAX: usize = 1024;
@@ -188,6 +189,23 @@ impl DiskFile for RealFile {
         let metadata = self.file.metadata().map_err(|error| self.error(Operation::Inspect, error))?;
         Ok(metadata.len())
     }
+
+    fn map(&self) -> Result<Mapped, DiskError> {
+        match map_populated(&self.file) {
+            Ok(map) => Ok(Box::new(map)),
+            // A bad block, or a kernel or file system that cannot: reading says which, and is no signal.
+            Err(_) => read_whole(self),
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "mapping a file is unsafe in itself")]
+fn map_populated(file: &File) -> io::Result<Mmap> {
+    // SAFETY: the bytes of a map must not change under it, nor the file be cut short. The data directory is locked
+    // for this process, and the trait's contract says that files are mapped only after their last change.
+    let map = unsafe { Mmap::map(file) }?;
+    map.advise(Advice::PopulateRead)?;
+    Ok(map)
 }
 
 #[cfg(test)]
@@ -223,6 +241,20 @@ mod tests {
         disk.rename("file", "sub/file").unwrap();
         assert_eq!(disk.list("").unwrap(), [Entry { name: "sub".into(), is_dir: true }]);
         assert_eq!((disk.exists("file").unwrap(), disk.exists("sub/file").unwrap()), (false, true));
+    }
+
+    #[test]
+    fn a_map_is_what_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::new(dir.path());
+        let file = disk.create("file").unwrap();
+        assert_eq!(file.map().unwrap().len(), 0);
+        let bytes: Vec<u8> = (0..10_000u32).map(|n| n as u8).collect();
+        file.write_at(&mut [IoSlice::new(&bytes)], 0).unwrap();
+        let map = file.map().unwrap();
+        // Names may come and go; the map stays.
+        disk.remove("file").unwrap();
+        assert!(**map == *bytes);
     }
 
     #[test]

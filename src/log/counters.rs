@@ -17,6 +17,8 @@ pub struct LogCounters {
     pub segments: Counter,
     /// Bytes of their files.
     pub segment_bytes: Counter,
+    /// Index files that were missing or damaged and made again from their segments.
+    pub index_rebuilds: Counter,
 }
 
 /// A number that threads may change and read.

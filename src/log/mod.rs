@@ -47,12 +47,14 @@
 //! See [`ending`]. After opening, the last good frame is written again and synced, and a `ServerStarted` record
 //! follows. After 10 ms without work, and at a clean close, a frame with a `NoOp` record follows the last batch.
 
+mod all_runs;
 mod assemble;
 mod counters;
 mod directory;
 mod ending;
 mod error;
 mod frame;
+#[expect(dead_code, reason = "nothing uses it yet")]
 mod index;
 mod reader;
 mod recovery;
@@ -68,11 +70,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
+pub use all_runs::{Index, Run};
 pub use counters::{Counter, LogCounters};
 pub use directory::{DirectoryError, Identity};
 pub use ending::Torn;
 pub use error::{FrameFault, LogError, ReplayError};
-pub use index::{Index, Run};
+pub use index::{Piece, Plan};
 pub use reader::{ReadError, ReadMessage, Reader, RunRead};
 pub use system::{SegmentAdded, ServerStarted};
 
@@ -139,6 +142,21 @@ pub struct Placed {
     pub location: Location,
 }
 
+impl Placed {
+    /// The run whose record has this head, if it is one, and lies there.
+    fn of(head: &RecordHead<'_>, location: Location) -> Option<Self> {
+        let run = head.run()?;
+        Some(Self {
+            queue: head.queue,
+            first_offset: head.offset,
+            count: run.count,
+            bytes: u64::from(head.length - head.head_len),
+            publish_time_us: run.publish_time_us,
+            location,
+        })
+    }
+}
+
 /// Records that are committed together.
 #[derive(Clone, Debug)]
 pub struct Batch {
@@ -177,15 +195,7 @@ pub struct Replayed<'a> {
 impl Replayed<'_> {
     /// The run, if the record is one, for the [`Index`].
     pub fn placed(&self) -> Option<Placed> {
-        let run = self.head.run()?;
-        Some(Placed {
-            queue: self.head.queue,
-            first_offset: self.head.offset,
-            count: run.count,
-            bytes: u64::from(self.head.length - self.head.head_len),
-            publish_time_us: run.publish_time_us,
-            location: self.location,
-        })
+        Placed::of(&self.head, self.location)
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
+use super::error::LogError;
 use super::{Location, segment};
 use crate::disk::{Disk, DiskError, DiskFile};
 use crate::ids::{Offset, QueueId, SegmentNumber};
@@ -69,6 +70,10 @@ pub enum ReadError {
         "the run in segment {segment} at byte {position} has {count} messages; message {first} was asked for"
     )]
     OutOfRun { segment: SegmentNumber, position: u64, first: u32, count: u32 },
+    #[error("data loss: message {offset} of queue {queue} is in no segment of the log")]
+    NotIndexed { queue: QueueId, offset: Offset },
+    #[error("the index cannot be read: {0}")]
+    Index(LogError),
 }
 
 impl Reader {

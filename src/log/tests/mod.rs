@@ -5,6 +5,7 @@ mod damage;
 mod faults;
 mod golden;
 mod hook;
+mod indexing;
 mod places;
 mod reading;
 mod support;
