@@ -115,6 +115,9 @@ async fn open(config: &Config) -> Result<Opened, ServeError> {
     for torn in &opened.torn {
         tracing::warn!(?torn, "the log ended in a commit that was never finished; its bytes are kept");
     }
+    for segment in &opened.missing {
+        tracing::error!(%segment, "data loss: a segment of the log is missing; its messages are lost");
+    }
     for path in &opened.set_aside {
         tracing::warn!(path = %path.display(), "a file was not of the log; it is kept");
     }

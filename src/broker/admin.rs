@@ -49,7 +49,7 @@ impl Shell {
             Err(_) => Vec::new(),
         };
         self.enact_and_answer(decision, now, reply, |shell, id| {
-            shell.index.forget_queue(id);
+            shell.ends.remove(&id);
             shell.cache.forget(id);
             subscriptions.into_iter().for_each(|id| shell.end_consumers(id));
         });
@@ -64,9 +64,10 @@ impl Shell {
         reply: Reply<SubscriptionView>,
     ) {
         let decision = admin::create_subscription(&self.state, name, config, start, Uid::random(), now);
+        let reply = self.aged(reply, now, view_stats);
         self.enact_and_answer(decision, now, reply, |shell, id| {
             let subscription = shell.state.subscription(id).expect("it was just created");
-            shell.subscription_view(subscription, now)
+            (subscription.queue, shell.subscription_view(subscription))
         });
     }
 
@@ -76,7 +77,8 @@ impl Shell {
         now: Now,
         reply: Reply<SubscriptionView>,
     ) {
-        let result = self.state.subscription_named(name).map(|s| self.subscription_view(s, now));
+        let reply = self.aged(reply, now, view_stats);
+        let result = self.state.subscription_named(name).map(|s| (s.queue, self.subscription_view(s)));
         self.commits.answer(Answer::new(reply, result.map_err(Into::into)));
     }
 
@@ -88,11 +90,14 @@ impl Shell {
         now: Now,
         reply: Reply<Vec<SubscriptionView>>,
     ) {
+        let reply = self.aged(reply, now, |views: &mut Vec<SubscriptionView>| {
+            views.iter_mut().map(|view| &mut view.stats).collect()
+        });
         let result = self.state.queue_named(queue).map(|queue| {
             let later =
                 queue.subscriptions.iter().filter(|(name, _)| after.is_none_or(|after| *name > after));
             let subscriptions = later.filter_map(|(_, id)| self.state.subscription(*id));
-            subscriptions.take(limit).map(|s| self.subscription_view(s, now)).collect()
+            (queue.id, subscriptions.take(limit).map(|s| self.subscription_view(s)).collect())
         });
         self.commits.answer(Answer::new(reply, result.map_err(Into::into)));
     }
@@ -103,18 +108,21 @@ impl Shell {
     }
 
     pub(super) fn queue_stats(&mut self, name: &QueueName, now: Now, reply: Reply<QueueStats>) {
+        let reply = self.aged(reply, now, |stats: &mut QueueStats| {
+            stats.subscriptions.iter_mut().map(|(_, stats)| stats).collect()
+        });
         let result = self.state.queue_named(name).map(|queue| {
             let subscriptions = queue.subscriptions.values().filter_map(|id| self.state.subscription(*id));
-            let subscriptions: Vec<_> =
-                subscriptions.map(|s| (s.full_name(queue), self.subscription_stats(queue, s, now))).collect();
-            QueueStats {
+            let subscriptions: Vec<_> = subscriptions.map(|s| (s.full_name(queue), s.stats(queue))).collect();
+            let stats = QueueStats {
                 name: queue.name.clone(),
                 next_offset: queue.next_offset,
                 waiting_messages: self.state.waiting_in(queue),
                 published_messages: queue.next_offset.0,
                 published_bytes: queue.published_bytes,
                 subscriptions,
-            }
+            };
+            (queue.id, stats)
         });
         self.commits.answer(Answer::new(reply, result.map_err(Into::into)));
     }
@@ -128,9 +136,13 @@ impl Shell {
             consumers: self.consumers.len() as u64,
             log_bytes: log.segment_bytes.get(),
             segments: log.segments.get(),
+            segments_dropped: log.segments_dropped.get(),
+            checkpoints: log.checkpoints.get(),
+            disk_full: self.check_room_to_grow().is_err(),
             commits: log.frames.get(),
             syncs: log.syncs.get(),
             records: log.records.get(),
+            index_rebuilds: log.index_rebuilds.get(),
         };
         self.commits.answer(Answer::new(reply, Ok(stats)));
     }
@@ -139,17 +151,9 @@ impl Shell {
         self.state.queue(id).expect("it was just decided on")
     }
 
-    fn subscription_view(&self, subscription: &Subscription, now: Now) -> SubscriptionView {
+    fn subscription_view(&self, subscription: &Subscription) -> SubscriptionView {
         let queue = self.existing_queue(subscription.queue);
-        subscription.view(queue, self.subscription_stats(queue, subscription, now))
-    }
-
-    fn subscription_stats(&self, queue: &Queue, subscription: &Subscription, now: Now) -> SubscriptionStats {
-        let mut stats = subscription.stats(queue);
-        if let Some((oldest, _)) = self.index.find(queue.id, stats.ack_floor) {
-            stats.oldest_age_us = now.wall_us.saturating_sub(oldest.publish_time_us);
-        }
-        stats
+        subscription.view(queue, subscription.stats(queue))
     }
 
     /// Ends the streams and pulls of a subscription that is gone.
@@ -159,4 +163,8 @@ impl Shell {
             self.end_consumer(consumer, BrokerError::SubscriptionDeleted);
         }
     }
+}
+
+fn view_stats(view: &mut SubscriptionView) -> Vec<&mut SubscriptionStats> {
+    vec![&mut view.stats]
 }

@@ -27,9 +27,15 @@ pub enum BrokerError {
     QueueDeleted,
     #[error("the subscription was deleted")]
     SubscriptionDeleted,
+    #[error(
+        "the server's disk is full; finish messages, delete queues or give it more space: it goes on by itself then"
+    )]
+    DiskFull,
     #[error("the server is draining; try again after its restart")]
     Draining,
-    #[error("the log has stopped: {why}")]
+    #[error(
+        "the log has stopped: {why}; the server exits, and once the cause is mended a restart recovers all that was acknowledged"
+    )]
     LogStopped { why: String },
 }
 
@@ -107,9 +113,16 @@ pub struct ServerStats {
     pub consumers: u64,
     pub log_bytes: u64,
     pub segments: u64,
+    /// Segments that have left the log since the start.
+    pub segments_dropped: u64,
+    pub checkpoints: u64,
+    /// Publishing is refused for want of space.
+    pub disk_full: bool,
     pub commits: u64,
     pub syncs: u64,
     pub records: u64,
+    /// Index files that were missing or damaged and made again.
+    pub index_rebuilds: u64,
 }
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, BrokerError>>;

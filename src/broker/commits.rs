@@ -117,6 +117,13 @@ impl Commits {
         }
     }
 
+    /// Hands over everything, and asks the log for the place behind it.
+    pub fn mark(&mut self, log: &Log, log_us: u64) {
+        self.flush_all(log, log_us);
+        log.mark(self.filling);
+        self.filling = self.filling.next();
+    }
+
     /// When a lazy record must be handed over.
     pub fn lazy_due_us(&self) -> Option<u64> {
         self.lazy_since_us.map(|since| since + LAZY_US)

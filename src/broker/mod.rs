@@ -3,19 +3,21 @@
 //! ```text
 //!   calls ─▶ Shell ─ decide, apply ─▶ Commits ─▶ log writer (own thread) ─ committed ─▶ Shell
 //!                                                                           ├─▶ answers that waited
-//!                                                                           └─▶ index: now visible ─▶ consumers
+//!                                                                           └─▶ now visible ─▶ consumers
 //! ```
 //!
 //! Invariants:
 //! 1. The state runs ahead of the disk; nothing that rests on it is told before the disk has caught up ([`commits`]).
-//! 2. A message is delivered only once it is durable: the index, which deliveries look in, learns of it then.
+//! 2. A message is delivered only once it is durable: deliveries end where the durable part of its queue does.
 //! 3. If the log stops, every caller is told why and the task ends; memory is thrown away, a restart recovers.
-//! 4. Bodies are read off this task, a bounded number of bytes at a time ([`reads`]).
+//! 4. Messages are looked up and read off this task, a bounded number of bytes at a time ([`reads`]).
 
 mod ack_id;
 mod admin;
+mod ages;
 pub mod api;
 mod cache;
+mod checkpoints;
 mod commits;
 mod consumers;
 mod open;
@@ -25,6 +27,7 @@ mod pump;
 mod reads;
 mod settle;
 mod shell;
+mod space;
 mod timers;
 
 pub use api::Broker;

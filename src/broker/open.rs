@@ -3,22 +3,23 @@
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::mpsc;
 
 use super::ack_id::AckIds;
 use super::api::{Broker, BrokerError};
 use super::cache::TailCache;
+use super::checkpoints::Checkpoints;
 use super::commits::Commits;
 use super::consumers::Consumers;
 use super::settle::Jobs;
 use super::shell::{Inbox, Shell};
 use super::timers::Timers;
 use crate::clock::{Clock, wall_us};
-use crate::core::{Event, State, event_codec};
+use crate::core::{Event, State, event_codec, snapshot};
 use crate::disk::Disk;
-use crate::ids::Uid;
-use crate::log::{self, Index, LogError, LogOptions, ReplayError, Replayed, Torn};
+use crate::ids::{Offset, QueueId, SegmentNumber, Uid};
+use crate::log::{self, LogError, LogOptions, ReplayError, Replayed, Room, StateMachine, Torn};
 use crate::record::Kind;
 
 /// Why a broker could not be opened.
@@ -35,8 +36,10 @@ pub struct Opened {
     pub waiting_messages: u64,
     /// What was cut off the log's end.
     pub torn: Vec<Torn>,
-    /// Files that were not of the log, where they are now.
+    /// Files that were not of the log and damaged checkpoints, where they are now.
     pub set_aside: Vec<PathBuf>,
+    /// Segments whose files are missing: their messages are lost.
+    pub missing: Vec<SegmentNumber>,
 }
 
 /// The broker before it runs.
@@ -57,16 +60,17 @@ impl BrokerTask {
 /// # Errors
 /// What keeps the log from being opened; see [`LogError`].
 pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Opened, OpenError> {
-    let mut state = State::default();
-    let mut index = Index::default();
+    let mut replica = Replica::default();
     let (log_sender, log_events) = mpsc::unbounded_channel();
     let options = LogOptions { segment_bytes, ..LogOptions::new(wall_us()) };
-    let mut replay = |replayed: Replayed<'_>| apply(&mut state, &mut index, &replayed);
-    let on_event = Box::new(move |event| drop(log_sender.send(event)));
-    let log = log::open(disk, options, &mut replay, on_event)?;
+    let on_event = Arc::new(move |event| drop(log_sender.send(event)));
+    let log = log::open(disk, options, &mut replica, on_event)?;
+    let Replica { mut state } = replica;
     let report = log.report();
+    // Segments were begun and no checkpoint came to its end before the stop.
+    let checkpoints = Checkpoints::new(report.segments_read > 1);
     let (incarnation, log_us) = (report.incarnation, report.last_log_time_us);
-    let (torn, set_aside) = (report.torn.clone(), report.set_aside.clone());
+    let (torn, set_aside, missing) = (report.torn.clone(), report.set_aside.clone(), report.missing.clone());
     state.apply(&Event::Started { incarnation, log_us });
     let identity = log.identity();
     let (cluster, ack_ids) = (identity.cluster, AckIds::new(&identity.mac_key));
@@ -74,9 +78,10 @@ pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Opened, OpenError
     let (reads_done, reads) = mpsc::unbounded_channel();
     let stop_reason = Arc::new(OnceLock::new());
     let waiting_messages = waiting_messages(&state);
+    let ends = ends(&state);
     let mut shell = Shell {
         state,
-        index,
+        ends,
         log,
         clock: Clock::starting_at(log_us),
         ack_ids,
@@ -85,6 +90,8 @@ pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Opened, OpenError
         consumers: Consumers::default(),
         timers: Timers::default(),
         jobs: Jobs::default(),
+        checkpoints,
+        room: Room::default(),
         dirty: Default::default(),
         is_dirty: FxHashSet::default(),
         starved: Vec::new(),
@@ -96,26 +103,39 @@ pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Opened, OpenError
     shell.schedule_all();
     let broker = Broker::new(requests, stop_reason);
     let task = BrokerTask { shell, inbox: Inbox { calls, log_events, reads } };
-    Ok(Opened { broker, task, cluster, incarnation, waiting_messages, torn, set_aside })
+    Ok(Opened { broker, task, cluster, incarnation, waiting_messages, torn, set_aside, missing })
 }
 
-/// Applies one record of the log as it was applied when it was written.
-fn apply(state: &mut State, index: &mut Index, replayed: &Replayed<'_>) -> Result<(), ReplayError> {
-    let head = &replayed.head;
-    let why = |error: &dyn std::fmt::Display| ReplayError(error.to_string());
-    if head.kind == Kind::ServerStarted {
-        let started = log::ServerStarted::decode(head.body).map_err(|error| why(&error))?;
-        state.apply(&Event::Started { incarnation: started.incarnation, log_us: replayed.log_time_us });
-        return Ok(());
+/// The core's state on its way to the end of the log.
+#[derive(Default)]
+struct Replica {
+    state: State,
+}
+
+impl StateMachine for Replica {
+    fn restore(&mut self, state: &[u8]) -> Result<(), ReplayError> {
+        self.state = snapshot::decode(state).map_err(|error| ReplayError(error.to_string()))?;
+        Ok(())
     }
-    let Some(event) = event_codec::decode(head).map_err(|error| why(&error))? else { return Ok(()) };
-    state.apply(&event);
-    match event {
-        Event::Published(_) => index.insert(&replayed.placed().expect("a publish is a run")),
-        Event::QueueDeleted { queue } => index.forget_queue(queue),
-        _ => {}
+
+    /// Applies a record as it was applied when it was written.
+    fn apply(&mut self, replayed: Replayed<'_>) -> Result<(), ReplayError> {
+        let head = &replayed.head;
+        let why = |error: &dyn std::fmt::Display| ReplayError(error.to_string());
+        if head.kind == Kind::ServerStarted {
+            let started = log::ServerStarted::decode(head.body).map_err(|error| why(&error))?;
+            let log_us = replayed.log_time_us;
+            self.state.apply(&Event::Started { incarnation: started.incarnation, log_us });
+        } else if let Some(event) = event_codec::decode(head).map_err(|error| why(&error))? {
+            self.state.apply(&event);
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+/// Where the queues end on disk: all that was replayed is there.
+fn ends(state: &State) -> FxHashMap<QueueId, Offset> {
+    state.queue_ids().filter_map(|id| Some((id, state.queue(id)?.next_offset))).collect()
 }
 
 fn waiting_messages(state: &State) -> u64 {

@@ -39,6 +39,7 @@ impl Shell {
         if self.draining {
             return Err(BrokerError::Draining);
         }
+        self.check_room_to_grow()?;
         let runs = lane_runs(&messages);
         self.check_size(&runs)?;
         let decision = publish::publish(&self.state, queue, &runs, producer, now)?;

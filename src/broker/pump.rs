@@ -1,12 +1,13 @@
 //! From waiting messages to consumers.
 //!
-//! A round serves each subscription that may have something: choose messages, plan their bodies, lease exactly those,
-//! then deliver from the cache at once, or after a read. What a read leaves out goes back without having counted.
+//! A round serves each subscription that may have something: choose as many messages as are likely to fit, lease
+//! them, then deliver from the cache at once, or after a read. What a read leaves out goes back without having
+//! counted.
 
 use super::api::{BrokerError, ConsumerId, Delivery, PullOptions, Reply, StoredMessage, SubscribeOptions};
 use super::commits::Answer;
 use super::consumers::{Consumer, ConsumerKind, Stream};
-use super::reads::{self, Plan, Purpose, READ_BYTES_MAX, ReadDone};
+use super::reads::{self, Found, Peek, Purpose, READ_BYTES_MAX, ReadDone, Source, Wanted};
 use super::shell::Shell;
 use super::timers::Key;
 use crate::clock::Now;
@@ -155,23 +156,19 @@ impl Shell {
 
     /// Hands one delivery to the next consumer in line; false if there is nothing to hand out or nobody to take it.
     fn serve(&mut self, id: SubscriptionId, now: Now) -> bool {
+        if self.check_room().is_err() {
+            return false;
+        }
         let Some((consumer, room)) = self.consumers.next(id) else { return false };
         let Some(subscription) = self.state.subscription(id) else { return false };
         let queue = subscription.queue;
-        let candidates = consume::candidates(subscription, room.messages, self.index.end(queue));
+        let candidates = consume::candidates(subscription, room.messages, self.end(queue));
         if candidates.is_empty() {
             return false;
         }
-        let plan = Plan::new(&self.index, queue, &candidates, room.bytes);
-        let chosen = &candidates[..plan.messages];
-        if chosen.is_empty() {
-            tracing::error!(%queue, offset = %candidates[0], "a message is not in the index");
-            return false;
-        }
-        let cached: Option<_> = chosen.iter().map(|offset| self.cache.get(queue, *offset).cloned()).collect();
-        let cached = cached.map(|messages: Vec<StoredMessage>| within(messages, room.bytes));
-        let chosen = &chosen[..cached.as_ref().map_or(chosen.len(), Vec::len)];
-        if cached.is_none() && self.reading_bytes > 0 && self.reading_bytes + plan.bytes > READ_BYTES_MAX {
+        let Chosen { count, bytes, cached } = self.choose(queue, &candidates, room.bytes);
+        let chosen = &candidates[..count];
+        if cached.is_none() && self.reading_bytes > 0 && self.reading_bytes + bytes > READ_BYTES_MAX {
             self.starved.push(id);
             return false;
         }
@@ -185,20 +182,56 @@ impl Shell {
             None => {
                 self.consumers.get_mut(consumer).expect("it is in line").reading = true;
                 let purpose = Purpose::Deliver { consumer, subscription: id, handed: leased.answer };
-                self.start_read(queue, plan, room.bytes, purpose);
+                self.start_read(queue, chosen.to_vec(), room.bytes, bytes, purpose);
             }
         }
         true
     }
 
-    pub(super) fn start_read(&mut self, queue: QueueId, plan: Plan, bytes_max: u64, purpose: Purpose) {
+    /// As many of the candidates as their bodies are likely to fit, at least one. Those that are not cached count as
+    /// the mean of their queue.
+    fn choose(&self, queue: QueueId, candidates: &[Offset], bytes_max: u64) -> Chosen {
+        let mean = self.mean_bytes(queue);
+        let mut chosen = Chosen { count: 0, bytes: 0, cached: Some(Vec::new()) };
+        for offset in candidates {
+            let message = self.cache.get(queue, *offset);
+            let bytes = message.map_or(mean, |message| message.body.len() as u64);
+            if chosen.count > 0 && chosen.bytes + bytes > bytes_max {
+                break;
+            }
+            chosen.count += 1;
+            chosen.bytes += bytes;
+            match (message, &mut chosen.cached) {
+                (Some(message), Some(cached)) => cached.push(message.clone()),
+                _ => chosen.cached = None,
+            }
+        }
+        chosen
+    }
+
+    /// What a message of the queue takes in the log on average, at least one byte.
+    pub(super) fn mean_bytes(&self, queue: QueueId) -> u64 {
+        let queue = self.state.queue(queue);
+        queue.map_or(1, |queue| queue.published_bytes / queue.next_offset.0.max(1)).max(1)
+    }
+
+    /// Reads messages; `reserved` bytes are expected to come into memory.
+    pub(super) fn start_read(
+        &mut self,
+        queue: QueueId,
+        offsets: Vec<Offset>,
+        bytes_max: u64,
+        reserved: u64,
+        purpose: Purpose,
+    ) {
         let queue_uid = self.state.queue(queue).expect("only existing queues are read").uid;
-        self.reading_bytes += plan.bytes;
-        let (reader, done) = (self.log.reader(), self.reads_done.clone());
+        self.reading_bytes += reserved;
+        let source = Source { index: self.log.index(), reader: self.log.reader() };
+        let done = self.reads_done.clone();
         tokio::task::spawn_blocking(move || {
-            let (messages, damaged) = reads::read(&reader, queue, queue_uid, &plan, bytes_max);
+            let found = reads::read(&source, &Wanted { queue, queue_uid, offsets, bytes_max });
             // The receiver is gone only if the task has ended, and then nobody waits.
-            let _ = done.send(ReadDone { queue, purpose, reserved: plan.bytes, messages, damaged });
+            let _ = done.send(ReadDone { queue, purpose, reserved, found });
         });
     }
 
@@ -208,40 +241,50 @@ impl Shell {
         for id in std::mem::take(&mut self.starved) {
             self.mark(id);
         }
-        match done.purpose {
+        let ReadDone { queue, purpose, found, .. } = done;
+        let Found { messages, mut damaged, missing } = found;
+        let reclaimed = missing.as_ref().is_some_and(|(offset, _)| !self.must_be_there(queue, *offset));
+        if let Some((offset, error)) = missing.filter(|_| !reclaimed) {
+            tracing::error!(%queue, %offset, %error, "a message cannot be found");
+            damaged.push(offset);
+        }
+        match purpose {
             Purpose::Deliver { consumer, subscription, handed } => {
                 if let Some(consumer) = self.consumers.get_mut(consumer) {
                     consumer.reading = false;
                 }
-                self.set_aside(subscription, &done.damaged, now);
-                if done.messages.is_empty()
-                    && let Some(offset) = done.damaged.first()
+                self.set_aside(subscription, &damaged, now);
+                if messages.is_empty()
+                    && let Some(offset) = damaged.first()
                 {
-                    self.report_loss(consumer, done.queue, *offset);
+                    self.report_loss(consumer, queue, *offset);
                 }
-                let good = |handed: &Handed| !done.damaged.contains(&handed.offset);
-                self.deliver(
-                    consumer,
-                    subscription,
-                    handed.into_iter().filter(good).collect(),
-                    done.messages,
-                    now,
-                );
+                let good = |handed: &Handed| !damaged.contains(&handed.offset);
+                let handed = handed.into_iter().filter(good).collect();
+                self.deliver(consumer, subscription, handed, messages, now);
                 self.consumers.line_up(consumer);
                 self.mark(subscription);
             }
-            Purpose::Peek { reply } => {
-                let result = match (done.messages.is_empty(), done.damaged.first()) {
-                    (true, Some(offset)) => Err(self.data_loss(done.queue, *offset)),
-                    _ => Ok(done.messages),
+            Purpose::Peek { peek, reply } if messages.is_empty() && reclaimed => {
+                self.start_peek(queue, peek, reply);
+            }
+            Purpose::Peek { reply, .. } => {
+                let result = match (messages.is_empty(), damaged.first()) {
+                    (true, Some(offset)) => Err(self.data_loss(queue, *offset)),
+                    _ => Ok(messages),
                 };
                 self.commits.answer(Answer::new(reply, result));
             }
             Purpose::DeadLetter { job, slot } => {
-                let message = done.messages.into_iter().next();
+                let message = messages.into_iter().next();
                 self.dead_letter_read(job, slot, message, now);
             }
         }
+    }
+
+    /// Whether the log must have this message: some subscription may still want it.
+    fn must_be_there(&self, queue: QueueId, offset: Offset) -> bool {
+        self.state.queue(queue).is_some_and(|queue| offset >= queue.first_offset)
     }
 
     /// Gives a consumer its messages; what was handed out and is not among them goes back.
@@ -343,25 +386,31 @@ impl Shell {
             let error = Reject::OffsetOutOfRange { queue: name.clone(), offset, next: queue.next_offset };
             return self.commits.answer(Answer::new(reply, Err(BrokerError::Rejected(error))));
         }
-        let id = queue.id;
-        let first = from.unwrap_or(queue.first_offset).max(queue.first_offset);
-        let end = self.index.end(id).min(first.plus(messages_max.into()));
+        let peek = Peek { from, messages_max, bytes_max };
+        self.start_peek(queue.id, peek, reply);
+    }
+
+    fn start_peek(&mut self, id: QueueId, peek: Peek, reply: Reply<Vec<StoredMessage>>) {
+        let Some(queue) = self.state.queue(id) else {
+            return self.commits.answer(Answer::new(reply, Err(BrokerError::QueueDeleted)));
+        };
+        let first = peek.from.unwrap_or(queue.first_offset).max(queue.first_offset);
+        let end = self.end(id).min(first.plus(peek.messages_max.into()));
         let offsets: Vec<Offset> = (first.0..end.0).map(Offset).collect();
-        let plan = Plan::new(&self.index, id, &offsets, bytes_max);
-        if plan.messages == 0 {
+        if offsets.is_empty() {
             return self.commits.answer(Answer::new(reply, Ok(Vec::new())));
         }
-        self.start_read(id, plan, bytes_max, Purpose::Peek { reply });
+        let mean = self.mean_bytes(id);
+        let reserved = (mean * offsets.len() as u64).min(peek.bytes_max.max(mean));
+        self.start_read(id, offsets, peek.bytes_max, reserved, Purpose::Peek { peek, reply });
     }
 }
 
-/// As many as their bodies fit, at least one: a plan knows only the mean size of a run's messages.
-fn within(mut messages: Vec<StoredMessage>, bytes_max: u64) -> Vec<StoredMessage> {
-    let mut bytes = 0;
-    let over = messages.iter().position(|message| {
-        bytes += message.body.len() as u64;
-        bytes > bytes_max
-    });
-    messages.truncate(over.map_or(messages.len(), |first| first.max(1)));
-    messages
+/// Candidates that are likely to fit.
+struct Chosen {
+    count: usize,
+    /// Bytes to expect.
+    bytes: u64,
+    /// All of them, if all are cached.
+    cached: Option<Vec<StoredMessage>>,
 }

@@ -1,121 +1,131 @@
-//! Reading bodies from the log, off the broker's thread.
+//! Finding messages in the log and reading them, off the broker's thread.
 
 use super::api::{ConsumerId, Reply, StoredMessage};
 use super::settle::JobId;
 use crate::core::consume::Handed;
 use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
-use crate::log::{Index, Location, ReadMessage, Reader};
+use crate::log::{Index, Piece, ReadError, ReadMessage, Reader, RunRead};
 
 /// Bytes that all reads under way may be about to bring into memory.
 pub const READ_BYTES_MAX: u64 = 32 << 20;
 
-/// Consecutive messages of one record.
-#[derive(Clone, Copy, Debug)]
-pub struct Piece {
-    pub location: Location,
-    pub first_offset: Offset,
-    /// The first message's place in the record.
-    pub first: u32,
-    pub count: u32,
-    /// Bytes to expect.
-    pub bytes: u64,
+/// Where messages are found and read.
+pub struct Source {
+    pub index: Index,
+    pub reader: Reader,
 }
 
-/// What to read.
-#[derive(Clone, Debug, Default)]
-pub struct Plan {
-    pub pieces: Vec<Piece>,
-    pub bytes: u64,
-    pub messages: usize,
-}
-
-impl Plan {
-    /// Covers `offsets` in order until about `bytes_max`, at least the first.
-    pub fn new(index: &Index, queue: QueueId, offsets: &[Offset], bytes_max: u64) -> Self {
-        let mut plan = Self::default();
-        for offset in offsets {
-            let Some((run, place)) = index.find(queue, *offset) else { break };
-            let bytes = run.bytes.div_ceil(run.count.into());
-            if plan.messages > 0 && plan.bytes + bytes > bytes_max {
-                break;
-            }
-            plan.messages += 1;
-            plan.bytes += bytes;
-            match plan.pieces.last_mut() {
-                Some(last) if last.location == run.location && last.first + last.count == place => {
-                    last.count += 1;
-                    last.bytes += bytes;
-                }
-                _ => plan.pieces.push(Piece {
-                    location: run.location,
-                    first_offset: *offset,
-                    first: place,
-                    count: 1,
-                    bytes,
-                }),
-            }
-        }
-        plan
-    }
+/// Which messages, and how much of them.
+pub struct Wanted {
+    pub queue: QueueId,
+    pub queue_uid: Uid,
+    /// Ascending, at least one.
+    pub offsets: Vec<Offset>,
+    /// Stop before a message beyond these bytes, metadata and bodies, unless it is the first.
+    pub bytes_max: u64,
 }
 
 /// Why a read was made.
 pub enum Purpose {
     Deliver { consumer: ConsumerId, subscription: SubscriptionId, handed: Vec<Handed> },
-    Peek { reply: Reply<Vec<StoredMessage>> },
+    Peek { peek: Peek, reply: Reply<Vec<StoredMessage>> },
     DeadLetter { job: JobId, slot: usize },
+}
+
+/// What a peek asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Peek {
+    pub from: Option<Offset>,
+    pub messages_max: u32,
+    pub bytes_max: u64,
 }
 
 /// A finished read.
 pub struct ReadDone {
     pub queue: QueueId,
     pub purpose: Purpose,
-    /// Bytes that its plan had reserved.
+    /// Bytes that were reserved for it.
     pub reserved: u64,
-    pub messages: Vec<StoredMessage>,
-    /// Messages that are on disk no more as they were written.
-    pub damaged: Vec<Offset>,
+    pub found: Found,
 }
 
-/// Reads a plan until `bytes_max`, at least one message. What cannot be read counts as damaged and is logged.
-pub fn read(
-    reader: &Reader,
-    queue: QueueId,
-    queue_uid: Uid,
-    plan: &Plan,
-    bytes_max: u64,
-) -> (Vec<StoredMessage>, Vec<Offset>) {
-    let mut messages: Vec<StoredMessage> = Vec::with_capacity(plan.messages);
-    let mut damaged = Vec::new();
-    let mut left = bytes_max;
-    for piece in &plan.pieces {
-        if left == 0 {
-            break;
-        }
-        match reader.read(piece.location, piece.first, piece.count, left) {
-            Ok(run) => {
-                for offset in &run.damaged {
-                    tracing::error!(%queue, %offset, location = ?piece.location, "a message fails its checksum");
-                }
-                damaged.extend(run.damaged);
-                let bytes: u64 = run.messages.iter().map(|m| (m.meta.len() + m.body.len()) as u64).sum();
-                let over = bytes > left && !messages.is_empty();
-                if over {
-                    break;
-                }
-                left = left.saturating_sub(bytes);
-                messages.extend(run.messages.into_iter().map(|message| stored(queue_uid, message)));
-                if !run.complete {
-                    break;
-                }
-            }
-            Err(error) => {
-                tracing::error!(%queue, first_offset = %piece.first_offset, count = piece.count, %error, "messages cannot be read");
-                damaged.extend((0..piece.count.into()).map(|index| piece.first_offset.plus(index)));
-            }
-        }
+/// What a read brought.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// In order of offset.
+    pub messages: Vec<StoredMessage>,
+    /// Messages that are on disk no more as they were written; logged.
+    pub damaged: Vec<Offset>,
+    /// A message that the log does not have: lost if it still waits, else its space was given back meanwhile. None
+    /// behind it was looked for.
+    pub missing: Option<(Offset, ReadError)>,
+}
+
+/// Reads what is wanted. If a segment has gone between finding and reading, its messages are looked for once more.
+pub fn read(source: &Source, wanted: &Wanted) -> Found {
+    let mut reading = Reading { source, wanted, left: wanted.bytes_max, found: Found::default() };
+    if let Some(rest) = reading.pass(&wanted.offsets, true) {
+        reading.pass(rest, false);
     }
-    (messages, damaged)
+    reading.found
+}
+
+struct Reading<'a> {
+    source: &'a Source,
+    wanted: &'a Wanted,
+    left: u64,
+    found: Found,
+}
+
+impl<'a> Reading<'a> {
+    /// Finds and reads these; the rest if a segment has gone and there is `another` try.
+    fn pass(&mut self, offsets: &'a [Offset], another: bool) -> Option<&'a [Offset]> {
+        let plan = match self.source.index.plan(self.wanted.queue, offsets, self.left) {
+            Ok(plan) => plan,
+            Err(error) if another && error.is_gone() => return Some(offsets),
+            Err(error) => {
+                self.found.missing = Some((offsets[0], error));
+                return None;
+            }
+        };
+        let mut rest = offsets;
+        for piece in &plan.pieces {
+            match self.source.reader.read(piece.location, piece.first, piece.count, self.left) {
+                Ok(run) => {
+                    if !self.take(run, piece) {
+                        return None;
+                    }
+                }
+                Err(error) if another && error.is_gone() => return Some(rest),
+                Err(error) => self.lose(piece, &error),
+            }
+            rest = &rest[piece.count as usize..];
+        }
+        None
+    }
+
+    /// Takes what was read of a piece; whether there is room for more.
+    fn take(&mut self, run: RunRead, piece: &Piece) -> bool {
+        let queue = self.wanted.queue;
+        for offset in &run.damaged {
+            tracing::error!(%queue, %offset, location = ?piece.location, "a message fails its checksum");
+        }
+        self.found.damaged.extend(run.damaged);
+        let bytes: u64 = run.messages.iter().map(|m| (m.meta.len() + m.body.len()) as u64).sum();
+        if bytes > self.left && !self.found.messages.is_empty() {
+            return false;
+        }
+        self.left = self.left.saturating_sub(bytes);
+        let queue_uid = self.wanted.queue_uid;
+        self.found.messages.extend(run.messages.into_iter().map(|message| stored(queue_uid, message)));
+        run.complete && self.left > 0
+    }
+
+    fn lose(&mut self, piece: &Piece, error: &ReadError) {
+        let (queue, first_offset, count) = (self.wanted.queue, piece.first_offset, piece.count);
+        tracing::error!(%queue, %first_offset, count, %error, "messages cannot be read");
+        self.found.damaged.extend((0..count.into()).map(|index| first_offset.plus(index)));
+    }
 }
 
 fn stored(queue_uid: Uid, message: ReadMessage) -> StoredMessage {

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::api::{BrokerError, Reply, Settlement, StoredMessage};
 use super::commits::Answer;
-use super::reads::{Plan, Purpose};
+use super::reads::Purpose;
 use super::shell::Shell;
 use crate::clock::{Now, wall_us};
 use crate::core::dead_letter::{self, FreshUids, Letter};
@@ -47,11 +47,9 @@ impl Shell {
         now: Now,
         reply: Reply<Vec<Settled>>,
     ) {
-        let subscription = match self.state.subscription_named(name) {
+        let subscription = match self.settleable(name) {
             Ok(subscription) => subscription,
-            Err(error) => {
-                return self.commits.answer(Answer::Settle(reply, Err(BrokerError::Rejected(error))));
-            }
+            Err(error) => return self.commits.answer(Answer::Settle(reply, Err(error))),
         };
         let id = subscription.id;
         let mut outcomes = vec![Settled::Invalid; settlements.len()];
@@ -90,11 +88,9 @@ impl Shell {
         now: Now,
         reply: Reply<Vec<Settled>>,
     ) {
-        let subscription = match self.state.subscription_named(name) {
+        let subscription = match self.settleable(name) {
             Ok(subscription) => subscription,
-            Err(error) => {
-                return self.commits.answer(Answer::Settle(reply, Err(BrokerError::Rejected(error))));
-            }
+            Err(error) => return self.commits.answer(Answer::Settle(reply, Err(error))),
         };
         let id = subscription.id;
         let tokens: Vec<Option<AckToken>> =
@@ -112,6 +108,11 @@ impl Shell {
         self.commits.answer(Answer::Settle(reply, Ok(outcomes)));
     }
 
+    fn settleable(&self, name: &SubscriptionName) -> Result<&Subscription, BrokerError> {
+        self.check_room()?;
+        Ok(self.state.subscription_named(name)?)
+    }
+
     fn end_of(&self, subscription: &Subscription) -> Offset {
         self.state.queue(subscription.queue).map_or(Offset(0), |queue| queue.next_offset)
     }
@@ -127,8 +128,8 @@ impl Shell {
         self.jobs.by_id.insert(id, job);
         for (slot, offset) in slots {
             let queue = self.state.subscription(subscription).expect("decided on just now").queue;
-            let plan = Plan::new(&self.index, queue, &[offset], 0);
-            self.start_read(queue, plan, u64::MAX, Purpose::DeadLetter { job: id, slot });
+            let reserved = self.mean_bytes(queue);
+            self.start_read(queue, vec![offset], u64::MAX, reserved, Purpose::DeadLetter { job: id, slot });
         }
         self.finish_job(id);
     }

@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::mpsc;
 
 use super::ack_id::AckIds;
 use super::api::{BrokerError, Reply, Request};
 use super::cache::TailCache;
+use super::checkpoints::Checkpoints;
 use super::commits::{Answer, Commits};
 use super::consumers::Consumers;
 use super::reads::ReadDone;
@@ -18,8 +19,8 @@ use super::timers::{Key, Timers};
 use crate::clock::{Clock, Now};
 use crate::core::types::Reject;
 use crate::core::{Decision, Event, State, event_codec};
-use crate::ids::{SubscriptionId, Ticket};
-use crate::log::{Index, Log, LogError, LogEvent, Placed};
+use crate::ids::{Offset, QueueId, SubscriptionId, Ticket};
+use crate::log::{Log, LogError, LogEvent, Placed, Room};
 
 /// Calls taken in one turn; bounds the time that the runtime's other tasks wait.
 const CALLS_PER_TURN: usize = 256;
@@ -27,7 +28,8 @@ const CALLS_PER_TURN: usize = 256;
 /// See [`super`].
 pub struct Shell {
     pub(super) state: State,
-    pub(super) index: Index,
+    /// The offset behind the last durable message of each queue that has any.
+    pub(super) ends: FxHashMap<QueueId, Offset>,
     pub(super) log: Log,
     pub(super) clock: Clock,
     pub(super) ack_ids: AckIds,
@@ -36,6 +38,9 @@ pub struct Shell {
     pub(super) consumers: Consumers,
     pub(super) timers: Timers,
     pub(super) jobs: Jobs,
+    pub(super) checkpoints: Checkpoints,
+    /// How much the log may still write.
+    pub(super) room: Room,
     /// Subscriptions that may have something for someone; each once.
     pub(super) dirty: VecDeque<SubscriptionId>,
     pub(super) is_dirty: FxHashSet<SubscriptionId>,
@@ -91,6 +96,7 @@ impl Shell {
             self.wake(now);
             self.pump(now);
             self.commits.flush(&self.log, now.log_us);
+            self.begin_checkpoint(now);
             if !self.dirty.is_empty() {
                 tokio::task::yield_now().await;
             }
@@ -170,6 +176,22 @@ impl Shell {
                 self.commits.committed(through);
                 Ok(())
             }
+            LogEvent::SegmentBegun => {
+                self.checkpoints.due = true;
+                Ok(())
+            }
+            LogEvent::Room(room) => {
+                self.room_changed(room, self.clock.now());
+                Ok(())
+            }
+            LogEvent::Marked(mark) => {
+                self.marked(mark);
+                Ok(())
+            }
+            LogEvent::CheckpointEnded { written } => {
+                self.checkpoint_ended(written);
+                Ok(())
+            }
             LogEvent::Failed(error) => {
                 let stopped = BrokerError::LogStopped { why: error.to_string() };
                 tracing::error!(%error, "the log has stopped; nothing more is accepted");
@@ -183,12 +205,17 @@ impl Shell {
     /// Messages are durable: consumers may have them.
     fn visible(&mut self, placed: Placed) {
         let Some(queue) = self.state.queue(placed.queue) else { return };
-        self.index.insert(&placed);
+        self.ends.insert(placed.queue, placed.first_offset.plus(placed.count.into()));
         for subscription in queue.subscriptions.values() {
             if self.consumers.has_waiting(*subscription) && self.is_dirty.insert(*subscription) {
                 self.dirty.push_back(*subscription);
             }
         }
+    }
+
+    /// The offset behind the queue's last durable message.
+    pub(super) fn end(&self, queue: QueueId) -> Offset {
+        self.ends.get(&queue).copied().unwrap_or_default()
     }
 
     /// Looks at the subscription in the next round.
@@ -253,6 +280,7 @@ impl Shell {
         while let Some(key) = self.timers.pop(now.log_us) {
             match key {
                 Key::Subscription(id) => self.come_due(id, now),
+                Key::Checkpoint => self.checkpoints.due = true,
                 Key::Pull(consumer) => self.pull_ends(consumer),
             }
         }

@@ -14,6 +14,8 @@ use crate::ids::SubscriptionId;
 pub enum Key {
     /// A lease or a delay of the subscription ends.
     Subscription(SubscriptionId),
+    /// A checkpoint is due.
+    Checkpoint,
     /// The wait of a pull ends.
     Pull(ConsumerId),
 }

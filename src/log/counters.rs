@@ -19,6 +19,10 @@ pub struct LogCounters {
     pub segment_bytes: Counter,
     /// Index files that were missing or damaged and made again from their segments.
     pub index_rebuilds: Counter,
+    /// Segments taken out of the log since it was opened: nothing in them was needed.
+    pub segments_dropped: Counter,
+    /// Checkpoints written.
+    pub checkpoints: Counter,
 }
 
 /// A number that threads may change and read.
@@ -28,6 +32,10 @@ pub struct Counter(AtomicU64);
 impl Counter {
     pub fn add(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub fn sub(&self, count: u64) {
+        self.0.fetch_sub(count, Ordering::Relaxed);
     }
 
     pub fn get(&self) -> u64 {

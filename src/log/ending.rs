@@ -5,11 +5,13 @@
 //! changes nothing. Otherwise the bad frame was torn, or cannot be told from one: its bytes are copied to
 //! `quarantine/`, and zeroed only when the copy is durable, so that they can never be taken for a frame again.
 
+use std::collections::HashSet;
 use std::io::IoSlice;
 use std::path::PathBuf;
 
 use super::error::{FrameFault, LogError};
 use super::frame::{FRAME_ALIGN, FRAME_HEADER_BYTES, FrameHeader};
+use super::index;
 use super::recovery::{Opened, Recovery, open_listed, open_segment};
 use super::segment::{self, Blank, SEGMENT_HEADER_BYTES};
 use super::window::Window;
@@ -39,6 +41,8 @@ pub struct Ending {
     pub torn: Vec<Torn>,
     /// Files that looked like segments and were not of the log, where they are now.
     pub set_aside: Vec<PathBuf>,
+    /// Segments of the log whose files are not there.
+    pub missing: Vec<SegmentNumber>,
     /// Listed segments that are not begun.
     pub blanks: Vec<Blank>,
     /// The largest number that any segment ever had.
@@ -67,6 +71,14 @@ pub fn settle(recovery: &mut Recovery<'_>, fault: FrameFault) -> Result<Ending, 
     }
     let entries = recovery.disk.list("log")?;
     let unlisted = judge_unlisted(recovery, &entries)?;
+    let there: HashSet<SegmentNumber> =
+        entries.iter().filter_map(|entry| segment::parse_name(&entry.name)).collect();
+    ending.missing = recovery
+        .set
+        .members()
+        .map(|member| member.segment)
+        .filter(|segment| !there.contains(segment))
+        .collect();
     let kept = recovery.disk.list(QUARANTINE)?;
     ending.highest = highest(recovery, entries.iter().chain(&kept));
 
@@ -75,7 +87,11 @@ pub fn settle(recovery: &mut Recovery<'_>, fault: FrameFault) -> Result<Ending, 
     }
     rewrite_last_frame(recovery)?;
     for segment in unlisted {
-        ending.set_aside.push(set_aside(recovery.disk, segment)?);
+        if is_blank(recovery, segment)? {
+            recovery.disk.remove(&segment::path(segment))?;
+        } else {
+            ending.set_aside.push(set_aside(recovery.disk, segment)?);
+        }
     }
     remove_temps(recovery.disk, &entries)?;
     Ok(ending)
@@ -167,7 +183,8 @@ fn look(window: &mut Window, from: u64, to: u64, later: impl Fn(&[u8]) -> bool) 
 fn judge_unlisted(recovery: &Recovery<'_>, entries: &[Entry]) -> Result<Vec<SegmentNumber>, LogError> {
     let mut unlisted = Vec::new();
     for segment in entries.iter().filter_map(|entry| segment::parse_name(&entry.name)) {
-        if recovery.known.contains(&segment) {
+        // A dropped one goes when no checkpoint needs it any more.
+        if recovery.set.contains(segment) || recovery.set.was_dropped(segment) {
             continue;
         }
         // A file of another cluster, or of a newer format, is not of this log either.
@@ -181,9 +198,18 @@ fn judge_unlisted(recovery: &Recovery<'_>, entries: &[Entry]) -> Result<Vec<Segm
     Ok(unlisted)
 }
 
+/// Whether nothing was ever written into a segment that is not listed: it was made and its turn had not come. Its
+/// header and its first frame would have been written together, at its start.
+fn is_blank(recovery: &Recovery<'_>, segment: SegmentNumber) -> Result<bool, LogError> {
+    let file = recovery.disk.open(&segment::path(segment))?;
+    let mut window = Window::new(file.clone(), file.length()?);
+    let end = window.file_len().min(BLANK_BYTES_READ);
+    Ok(look(&mut window, 0, end, |_| false)?.used_to.is_none())
+}
+
 fn highest<'a>(recovery: &Recovery<'_>, entries: impl Iterator<Item = &'a Entry>) -> SegmentNumber {
     let named = entries.filter_map(|entry| entry.name.get(..24).and_then(segment::parse_name));
-    named.chain(recovery.known.iter().copied()).max().expect("the first segment is known")
+    named.chain(recovery.set.highest()).max().map_or(recovery.highest, |named| named.max(recovery.highest))
 }
 
 /// Copies bytes away, then zeroes them.
@@ -258,17 +284,22 @@ fn rewrite_last_frame(recovery: &Recovery<'_>) -> Result<(), LogError> {
 
 fn set_aside(disk: &dyn Disk, segment: SegmentNumber) -> Result<PathBuf, LogError> {
     let path = segment::path(segment);
-    let name = path.strip_prefix("log/").expect("segments are in log");
+    move_to_quarantine(disk, "log", path.strip_prefix("log/").expect("segments are in log"))
+}
+
+/// Moves a file out of the way; where it is now.
+pub fn move_to_quarantine(disk: &dyn Disk, dir: &str, name: &str) -> Result<PathBuf, LogError> {
     let to = free_name(disk, name)?;
-    disk.rename(&path, &to)?;
+    disk.rename(&join(dir, name), &to)?;
     disk.sync_dir(QUARANTINE)?;
-    disk.sync_dir("log")?;
+    disk.sync_dir(dir)?;
     Ok(disk.full_path(&to))
 }
 
 /// Removes files whose preparation was not finished: nothing was ever stored in them.
 fn remove_temps(disk: &dyn Disk, entries: &[Entry]) -> Result<(), LogError> {
-    for entry in entries.iter().filter(|entry| segment::is_temp_name(&entry.name)) {
+    let unfinished = |name: &str| segment::is_temp_name(name) || index::is_temp_name(name);
+    for entry in entries.iter().filter(|entry| unfinished(&entry.name)) {
         disk.remove(&join("log", &entry.name))?;
     }
     Ok(())

@@ -47,11 +47,20 @@ pub enum LogError {
     Record { segment: SegmentNumber, position: u64, why: RecordError },
     #[error("record {lsn} in segment {segment} at byte {position} cannot be replayed: {why}")]
     Replay { segment: SegmentNumber, position: u64, lsn: Lsn, why: ReplayError },
+    #[error(
+        "the checkpoint at record {lsn} is whole, but this build cannot take its state: {why}; use a newer build"
+    )]
+    Checkpoint { lsn: Lsn, why: ReplayError },
     #[error("the log's thread has panicked; this is a bug")]
     Panicked,
 }
 
 impl LogError {
+    /// Whether the disk is full, and nothing worse.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, LogError::Disk(error) if error.is_no_space())
+    }
+
     /// Whether stored data is missing or damaged.
     pub fn is_data_loss(&self) -> bool {
         match self {

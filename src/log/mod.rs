@@ -37,6 +37,8 @@
 //! A salted checksum is the CRC-32/IEEE of the salt (8 bytes) followed by the bytes. Payloads are written by clients
 //! who do not know the salt, so they can contain no frame that passes; still, only the chain is followed.
 //!
+//! **Index file** `log/%020d.idx`, for each sealed segment: see [`index`]. It can be made again at any time.
+//!
 //! # The segment set
 //! Segment 1 lists itself in its first frame. Every later one is named by a `SegmentAdded` record, which is durable
 //! after the file's name is and before anything is written into the file. The last block of a segment stays free
@@ -46,19 +48,24 @@
 //! # The end
 //! See [`ending`]. After opening, the last good frame is written again and synced, and a `ServerStarted` record
 //! follows. After 10 ms without work, and at a clean close, a frame with a `NoOp` record follows the last batch.
+//!
+//! # The beginning
+//! A start reads from the newest [`checkpoint`] on. [`keeper`] says how segments leave.
 
-mod all_runs;
 mod assemble;
+mod checkpoint;
 mod counters;
 mod directory;
 mod ending;
 mod error;
 mod frame;
-#[expect(dead_code, reason = "nothing uses it yet")]
 mod index;
+mod keeper;
+mod open;
 mod reader;
 mod recovery;
 mod segment;
+mod set;
 mod spare;
 mod system;
 mod tail;
@@ -67,29 +74,28 @@ mod writer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
-pub use all_runs::{Index, Run};
+pub use checkpoint::Mark;
 pub use counters::{Counter, LogCounters};
 pub use directory::{DirectoryError, Identity};
 pub use ending::Torn;
 pub use error::{FrameFault, LogError, ReplayError};
-pub use index::{Piece, Plan};
+pub use index::{Index, Piece, Plan};
+pub use keeper::{Checkpoint, Live};
+pub use open::open;
 pub use reader::{ReadError, ReadMessage, Reader, RunRead};
 pub use system::{SegmentAdded, ServerStarted};
+pub use tail::Room;
 
-use crate::disk::{Disk, DiskError, Operation};
 use crate::ids::{Lsn, Offset, QueueId, SegmentNumber, Ticket, Uid};
 use crate::record::envelope::encoded_len;
 use crate::record::{Record, RecordHead};
-use assemble::Assembler;
 use directory::Directory;
-use recovery::{Recovery, Replay};
-use segment::{Blank, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
-use spare::SpareMaker;
-use tail::{Blanks, Chain, Current, Tail};
-use writer::{Ending, Inbox, Queued, Writer};
+use keeper::{Job, Keeper};
+use segment::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+use spare::Closer;
+use writer::{Ending, Inbox, Queued};
 
 /// Length of a segment's file unless asked otherwise, in bytes.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
@@ -178,8 +184,27 @@ impl Batch {
 pub enum LogEvent {
     /// Every batch up to `through` is durable; the runs of those not reported before, in order of submission.
     Committed { through: Ticket, placed: Vec<Placed> },
+    /// The place that [`Log::mark`] asked for; every batch submitted before is durable.
+    Marked(Mark),
+    /// A segment was begun: time for a checkpoint.
+    SegmentBegun,
+    /// How much may still be written has changed; at first it is ample.
+    Room(Room),
+    /// The checkpoint given last is done; it was not written if the disk is full.
+    CheckpointEnded { written: bool },
     /// The log has stopped for good; nothing is reported after this.
     Failed(LogError),
+}
+
+/// Takes the log's reports, on its threads.
+pub type OnEvent = Arc<dyn Fn(LogEvent) + Send + Sync>;
+
+/// What is built on the records.
+pub trait StateMachine {
+    /// Becomes what it was at a checkpoint. Called once at most, before any record.
+    fn restore(&mut self, state: &[u8]) -> Result<(), ReplayError>;
+    /// Takes the next record.
+    fn apply(&mut self, record: Replayed<'_>) -> Result<(), ReplayError>;
 }
 
 /// A record of the log, while it is opened.
@@ -212,22 +237,30 @@ pub struct OpenReport {
     pub last_log_time_us: u64,
     /// LSN of the next record that was to come before this start's own.
     pub next_lsn: Lsn,
-    /// Replayed records, frames, and bytes read for them.
+    /// Records replayed; frames, bytes and segments read for that.
     pub records: u64,
     pub frames: u64,
     pub bytes_read: u64,
+    pub segments_read: u64,
     /// Segments of the log, blank ones too.
     pub segments: u64,
+    /// The LSN of the checkpoint that it began from.
+    pub checkpoint: Option<Lsn>,
     /// What was cut off the end of the log: one piece at most, unless the disk loses writes.
     pub torn: Vec<Torn>,
-    /// Segment files that were not of the log, where they are now.
+    /// Segment files that were not of the log, and damaged checkpoints, where they are now.
     pub set_aside: Vec<PathBuf>,
+    /// Segments of the log whose files are missing: what they held is lost.
+    pub missing: Vec<SegmentNumber>,
 }
 
 /// An open log. Dropping it stops after the frame under way, as a crash would; see [`Log::close`].
 pub struct Log {
     inbox: Arc<Inbox>,
     thread: Option<JoinHandle<()>>,
+    closer: Closer,
+    keeper: Keeper,
+    index: Index,
     reader: Reader,
     report: OpenReport,
     counters: Arc<LogCounters>,
@@ -236,44 +269,30 @@ pub struct Log {
     directory: Directory,
 }
 
-/// Opens the log of a data directory, making it if it is new: replays every record, then starts the writer, which
-/// reports to `on_event`.
-pub fn open(
-    disk: Arc<dyn Disk>,
-    options: LogOptions,
-    replay: &mut dyn FnMut(Replayed<'_>) -> Result<(), ReplayError>,
-    on_event: Box<dyn Fn(LogEvent) + Send>,
-) -> Result<Log, LogError> {
-    options.check()?;
-    let directory = directory::take(&*disk)?;
-    let mut direct = Direct { disk: &*disk, segment_bytes: options.segment_bytes, wanted: None };
-    let (tail, report) = if directory.fresh {
-        begin(&directory, options, &mut direct)?
-    } else {
-        resume(&directory, options, &mut direct, replay)?
-    };
-    let counters = tail.counters.clone();
-    let batch_bytes_max = tail::batch_bytes_max(options.segment_bytes);
-    let inbox = Arc::new(Inbox::default());
-    let waker = inbox.clone();
-    let no_thread = |error| DiskError::io(Operation::Open, disk.full_path("log"), error);
-    let wake = Box::new(move || waker.spare_ready());
-    let spares = SpareMaker::start(disk.clone(), options.segment_bytes, wake).map_err(no_thread)?;
-    let gather_bytes = Writer::gather_bytes(batch_bytes_max);
-    let writer = Writer { inbox: inbox.clone(), tail, spares, on_event, gather_bytes };
-    let thread = std::thread::Builder::new().name("log-writer".to_owned());
-    let thread = thread.spawn(move || writer.run()).map_err(no_thread)?;
-    let reader = Reader::new(disk);
-    Ok(Log { inbox, thread: Some(thread), reader, report, counters, batch_bytes_max, directory })
-}
-
 impl Log {
     /// Queues a batch for the next frame; never waits for the disk. Dropped if the log has failed, which was or will
     /// be reported. More than [`Log::batch_bytes_max`] bytes are a bug.
     pub fn submit(&self, batch: Batch) {
         let bytes = batch.bytes();
         assert!(bytes <= self.batch_bytes_max, "a batch fits one frame");
-        self.inbox.push(Queued { batch, bytes });
+        self.inbox.push(Queued { batch, bytes, mark: false });
+    }
+
+    /// Asks for the place behind everything submitted so far, which is reported with this ticket.
+    pub fn mark(&self, ticket: Ticket) {
+        let batch = Batch { records: Vec::new(), ticket, log_time_us: 0 };
+        self.inbox.push(Queued { batch, bytes: 0, mark: true });
+    }
+
+    /// Writes a checkpoint in the background, then takes out segments that nothing needs any more; its end is
+    /// reported.
+    pub fn checkpoint(&self, checkpoint: Checkpoint) {
+        self.keeper.give(Job::Checkpoint(checkpoint));
+    }
+
+    /// Where messages lie.
+    pub fn index(&self) -> Index {
+        self.index.clone()
     }
 
     /// Reads messages that are committed.
@@ -312,8 +331,13 @@ impl Log {
     fn end(&mut self, ending: Ending) {
         if let Some(thread) = self.thread.take() {
             self.inbox.end(ending);
+            self.closer.close();
             // A panic of the thread was reported as a failure.
             let _ = thread.join();
+            if ending == Ending::Abandon || self.failure().is_some() {
+                self.keeper.hurry();
+            }
+            self.keeper.end();
         }
     }
 }
@@ -322,118 +346,6 @@ impl Drop for Log {
     fn drop(&mut self) {
         self.end(Ending::Abandon);
     }
-}
-
-/// Makes files where they are needed, while there is no helper yet.
-struct Direct<'a> {
-    disk: &'a dyn Disk,
-    segment_bytes: u64,
-    wanted: Option<SegmentNumber>,
-}
-
-impl Blanks for Direct<'_> {
-    fn ready(&mut self) -> Result<Option<Blank>, LogError> {
-        Ok(None)
-    }
-
-    fn wait(&mut self) -> Result<Blank, LogError> {
-        let segment = self.wanted.expect("a file was asked for");
-        let made = segment::prepare(self.disk, segment, self.segment_bytes, &AtomicBool::new(false))?;
-        Ok(made.expect("nobody stops it"))
-    }
-
-    fn want(&mut self, segment: SegmentNumber) {
-        self.wanted = Some(segment);
-    }
-}
-
-/// A first start: makes the first segment and says that there is a log.
-fn begin(
-    directory: &Directory,
-    options: LogOptions,
-    direct: &mut Direct<'_>,
-) -> Result<(Tail, OpenReport), LogError> {
-    let first = SegmentNumber(1);
-    direct.want(first);
-    let blank = direct.wait()?;
-    let listing = SegmentAdded { segment: first, bytes: blank.bytes };
-    let report =
-        OpenReport { incarnation: 1, node: Uid::random(), fresh: true, segments: 1, ..OpenReport::default() };
-    let mut tail = Tail {
-        cluster: directory.identity.cluster,
-        node: report.node,
-        current: Current::blank(blank),
-        listed: Default::default(),
-        unlisted: None,
-        wanted: false,
-        highest: first,
-        chain: Chain { epoch: 1, ..Chain::default() },
-        counters: Arc::default(),
-        assembler: Assembler::default(),
-    };
-    tail.counters.segments.add(1);
-    tail.counters.segment_bytes.add(listing.bytes);
-    append_start(&mut tail, &[listing.record()], &report, options, direct)?;
-    directory::finish_first_start(direct.disk)?;
-    Ok((tail, report))
-}
-
-/// A later start: replays the log and makes its end firm.
-fn resume(
-    directory: &Directory,
-    options: LogOptions,
-    direct: &mut Direct<'_>,
-    replay: &mut Replay<'_>,
-) -> Result<(Tail, OpenReport), LogError> {
-    let cluster = directory.identity.cluster;
-    let (mut recovery, fault) = Recovery::run(direct.disk, cluster, replay)?;
-    let ending = ending::settle(&mut recovery, fault)?;
-    let report = OpenReport {
-        incarnation: recovery.incarnation + 1,
-        node: Uid::random(),
-        fresh: false,
-        last_log_time_us: recovery.chain.log_time_us,
-        next_lsn: recovery.chain.lsn,
-        records: recovery.records,
-        frames: recovery.chain.sequence,
-        bytes_read: recovery.window.bytes_read(),
-        segments: recovery.known.len() as u64,
-        torn: ending.torn,
-        set_aside: ending.set_aside,
-    };
-    let mut tail = Tail {
-        cluster,
-        node: report.node,
-        current: recovery.current,
-        listed: ending.blanks.into(),
-        unlisted: None,
-        wanted: false,
-        highest: ending.highest,
-        chain: recovery.chain,
-        counters: Arc::default(),
-        assembler: Assembler::default(),
-    };
-    tail.counters.segments.add(report.segments);
-    tail.counters.segment_bytes.add(recovery.segment_bytes);
-    append_start(&mut tail, &[], &report, options, direct)?;
-    Ok((tail, report))
-}
-
-fn append_start(
-    tail: &mut Tail,
-    before: &[Record],
-    report: &OpenReport,
-    options: LogOptions,
-    direct: &mut Direct<'_>,
-) -> Result<(), LogError> {
-    let started = ServerStarted {
-        incarnation: report.incarnation,
-        node: report.node,
-        wall_time_us: options.wall_time_us,
-    };
-    let records: Vec<Record> = before.iter().cloned().chain([started.record()]).collect();
-    let bytes = records.iter().map(|record| encoded_len(record) as u64).sum();
-    tail.append(records.iter(), bytes, report.last_log_time_us, direct, &mut Vec::new())
 }
 
 #[cfg(test)]

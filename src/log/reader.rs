@@ -76,6 +76,16 @@ pub enum ReadError {
     Index(LogError),
 }
 
+impl ReadError {
+    /// Whether a file was not there: its segment may have left the log since it was looked up.
+    pub fn is_gone(&self) -> bool {
+        match self {
+            ReadError::Disk(error) | ReadError::Index(LogError::Disk(error)) => error.is_not_found(),
+            _ => false,
+        }
+    }
+}
+
 impl Reader {
     pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
         Self { inner: Arc::new(Inner { disk, files: Mutex::default() }) }

@@ -1,26 +1,27 @@
-//! Reading the log back: from its first frame along the chain, never by what merely looks like a frame.
+//! Reading the log back: from its first frame, or from the segment that a checkpoint names, along the chain, never by
+//! what merely looks like a frame.
 //!
 //! A frame is taken if its header, its place in the chain and the checksum of its records are right; then its records
 //! are replayed in order. Where no such frame comes, the chain may go on at the start of the next listed segment.
 //! Where it does not, the log ends, and [`super::ending`] finds out whether it may end there.
+//!
+//! Records that the checkpoint includes are read again only for the index of their segment.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::directory;
-use super::error::{FrameFault, LogError, ReplayError};
+use super::checkpoint::{Mark, ReplayStart};
+use super::error::{FrameFault, LogError};
 use super::frame::{FRAME_HEADER_BYTES, FrameHeader, salted};
 use super::segment::{self, FORMAT_VERSION, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentHeaderError};
-use super::system::{SegmentAdded, ServerStarted};
+use super::set::SegmentSet;
+use super::system::{SegmentAdded, SegmentsDropped, ServerStarted};
 use super::tail::{Chain, Current};
 use super::window::Window;
-use super::{Location, Replayed};
+use super::{Index, Location, Replayed, StateMachine, directory};
 use crate::disk::Disk;
 use crate::ids::{Lsn, SegmentNumber, Uid};
 use crate::record::{Kind, RecordError, RecordHead};
-
-/// Takes every record of the log in order.
-pub type Replay<'a> = dyn FnMut(Replayed<'_>) -> Result<(), ReplayError> + 'a;
 
 const FIRST_FRAME_AT: u64 = SEGMENT_HEADER_BYTES as u64;
 
@@ -33,14 +34,21 @@ pub struct Recovery<'a> {
     pub current: Current,
     /// Listed segments behind the current one.
     pub listed: VecDeque<SegmentAdded>,
-    /// Every number in the log so far.
-    pub known: BTreeSet<SegmentNumber>,
+    pub set: SegmentSet,
+    /// The first frame of the current segment.
+    pub start: ReplayStart,
+    /// The largest number that any segment ever had, as far as the checkpoint knows.
+    pub highest: SegmentNumber,
+    /// Records before it are part of the checkpoint.
+    pub replay_from: Lsn,
     pub window: Window,
     pub last_frame: LastFrame,
     pub incarnation: u32,
+    /// Replayed records, and frames read.
     pub records: u64,
-    /// Bytes of all files of the log.
-    pub segment_bytes: u64,
+    pub frames: u64,
+    /// Segments read, or begun to be read.
+    pub segments_read: u64,
 }
 
 /// Where the last good frame lies in the current segment.
@@ -57,58 +65,95 @@ pub struct Opened {
     pub window: Window,
 }
 
+/// Where reading begins, and what is known there.
+fn beginning(disk: &dyn Disk, cluster: Uid) -> Result<Mark, LogError> {
+    let first = SegmentNumber(1);
+    if !disk.exists(&segment::path(first))? {
+        return Err(without_first(disk, cluster)?);
+    }
+    let mut set = SegmentSet::default();
+    let bytes = disk.open(&segment::path(first))?.length()?;
+    set.add(SegmentAdded { segment: first, bytes });
+    let start = ReplayStart { segment: first, chain: Chain::default() };
+    Ok(Mark { lsn: Lsn(0), start, incarnation: 0, highest: first, set })
+}
+
 impl<'a> Recovery<'a> {
-    /// Reads the whole log. Afterwards `current` says where it ends, and the fault is what stands there.
+    /// Reads the log from `checkpoint` on, or whole. Afterwards `current` says where it ends, and the fault is what
+    /// stands there.
     pub fn run(
         disk: &'a dyn Disk,
         cluster: Uid,
-        replay: &mut Replay<'_>,
+        checkpoint: Option<Mark>,
+        machine: &mut dyn StateMachine,
+        index: &Index,
     ) -> Result<(Self, FrameFault), LogError> {
-        let first = SegmentNumber(1);
-        if !disk.exists(&segment::path(first))? {
-            return Err(without_first(disk, cluster)?);
-        }
-        let opened = open_segment(disk, first, cluster)?;
-        let corrupt = LogError::Corrupt { segment: first, position: 0, what: FrameFault::SegmentHeader };
-        let header = opened.header.ok_or(corrupt)?;
-        if header.first_lsn != Lsn(0) {
-            return Err(LogError::NotFromStart { first_lsn: header.first_lsn });
-        }
-        let mut recovery = Self {
-            disk,
-            cluster,
-            chain: Chain::default(),
-            segment_bytes: opened.current.bytes,
-            current: opened.current,
-            listed: VecDeque::new(),
-            known: BTreeSet::from([first]),
-            window: opened.window,
-            last_frame: LastFrame::default(),
-            incarnation: 0,
-            records: 0,
-        };
+        let mark = checkpoint.map_or_else(|| beginning(disk, cluster), Ok)?;
+        let mut recovery = Self::at(disk, cluster, mark)?;
+        let sealed = recovery.set.members().filter(|member| member.segment < recovery.start.segment);
+        sealed.for_each(|member| index.add_sealed(member.segment));
+        index.begin(recovery.start.segment);
         loop {
-            let fault = recovery.read_segment(replay)?;
-            // The first frame was durable before the first start was finished.
-            if recovery.chain.sequence == 0 {
-                let position = recovery.current.position;
-                return Err(LogError::Corrupt { segment: first, position, what: fault });
+            let fault = recovery.read_segment(machine, index)?;
+            let entered = recovery.enter_next()?;
+            if entered {
+                index.begin(recovery.current.segment);
+                continue;
             }
-            if !recovery.enter_next()? {
-                return Ok((recovery, fault));
+            // The first frame was durable before the first start was finished, and all that a checkpoint includes
+            // before the checkpoint.
+            if recovery.chain.lsn < recovery.replay_from || recovery.chain.sequence == 0 {
+                let Current { segment, position, .. } = recovery.current;
+                return Err(LogError::Corrupt { segment, position, what: fault });
             }
+            return Ok((recovery, fault));
         }
     }
 
+    fn at(disk: &'a dyn Disk, cluster: Uid, mark: Mark) -> Result<Self, LogError> {
+        let segment = mark.start.segment;
+        let listed = mark.set.members().find(|member| member.segment == segment);
+        let listed = listed.unwrap_or(SegmentAdded { segment, bytes: 0 });
+        let opened = open_listed(disk, listed, cluster)?;
+        let corrupt = LogError::Corrupt { segment, position: 0, what: FrameFault::SegmentHeader };
+        let header = opened.header.ok_or(corrupt.clone())?;
+        if header.first_lsn != mark.start.chain.lsn {
+            let whole = mark.lsn == Lsn(0);
+            return Err(if whole { LogError::NotFromStart { first_lsn: header.first_lsn } } else { corrupt });
+        }
+        Ok(Self {
+            disk,
+            cluster,
+            chain: mark.start.chain,
+            current: opened.current,
+            listed: mark.set.members().filter(|member| member.segment > segment).collect(),
+            set: mark.set,
+            start: mark.start,
+            highest: mark.highest,
+            replay_from: mark.lsn,
+            window: opened.window,
+            last_frame: LastFrame::default(),
+            incarnation: mark.incarnation,
+            records: 0,
+            frames: 0,
+            segments_read: 1,
+        })
+    }
+
     /// Reads frames until one is not good.
-    fn read_segment(&mut self, replay: &mut Replay<'_>) -> Result<FrameFault, LogError> {
+    fn read_segment(
+        &mut self,
+        machine: &mut dyn StateMachine,
+        index: &Index,
+    ) -> Result<FrameFault, LogError> {
         loop {
             let at = self.current.position;
             let (header, crc) = match check_frame(&mut self.window, &self.current, &self.chain, at)? {
                 Ok(good) => good,
                 Err(fault) => return Ok(fault),
             };
-            self.take(&header, replay)?;
+            self.take(&header, machine, index)?;
+            self.frames += 1;
             self.chain.lsn = self.chain.lsn.plus(u64::from(header.count));
             self.chain.sequence += 1;
             self.chain.previous_crc = crc;
@@ -120,41 +165,42 @@ impl<'a> Recovery<'a> {
     }
 
     /// Replays the records of a good frame.
-    fn take(&mut self, header: &FrameHeader, replay: &mut Replay<'_>) -> Result<(), LogError> {
+    fn take(
+        &mut self,
+        header: &FrameHeader,
+        machine: &mut dyn StateMachine,
+        index: &Index,
+    ) -> Result<(), LogError> {
         let segment = self.current.segment;
         let start = self.current.position + FRAME_HEADER_BYTES as u64;
         let length = header.payload_len as usize;
         let mut rest = self.window.get(start, length)?.expect("the frame was read before");
-        for index in 0..u64::from(header.count) {
+        for place in 0..u64::from(header.count) {
             let position = start + (length - rest.len()) as u64;
             let refused = |why| LogError::Record { segment, position, why };
             let head = RecordHead::decode(rest).map_err(refused)?;
             head.check_headers().map_err(refused)?;
-            if head.lsn != header.first_lsn.plus(index) {
+            if head.lsn != header.first_lsn.plus(place) {
                 return Err(refused(RecordError::Invalid { what: "its place in the log" }));
             }
             let (_, behind) = rest
                 .split_at_checked(head.length as usize)
                 .ok_or(refused(RecordError::Invalid { what: "its length" }))?;
-            match head.kind {
-                Kind::SegmentAdded => {
-                    let added = SegmentAdded::decode(head.body).map_err(|error| refused(error.into()))?;
-                    if self.known.insert(added.segment) {
-                        self.listed.push_back(added);
-                        self.segment_bytes += added.bytes;
-                    }
-                }
-                Kind::ServerStarted => {
-                    let started = ServerStarted::decode(head.body).map_err(|error| refused(error.into()))?;
-                    self.incarnation = self.incarnation.max(started.incarnation);
-                }
-                _ => {}
+            let replayed = Replayed {
+                location: Location { segment, position, length: head.length },
+                log_time_us: header.log_time_us,
+                head,
+            };
+            if let Some(placed) = replayed.placed() {
+                index.insert(&placed);
             }
-            let location = Location { segment, position, length: head.length };
-            let lsn = head.lsn;
-            replay(Replayed { head, location, log_time_us: header.log_time_us })
-                .map_err(|why| LogError::Replay { segment, position, lsn, why })?;
-            self.records += 1;
+            if head.lsn >= self.replay_from {
+                note(&mut self.set, &mut self.listed, &mut self.incarnation, &head).map_err(refused)?;
+                let lsn = head.lsn;
+                let failed = |why| LogError::Replay { segment, position, lsn, why };
+                machine.apply(replayed).map_err(failed)?;
+                self.records += 1;
+            }
             rest = behind;
         }
         if rest.is_empty() {
@@ -175,9 +221,37 @@ impl<'a> Recovery<'a> {
             let Opened { current, window, .. } = opened;
             self.window.go_on_with(window);
             self.current = current;
+            self.start = ReplayStart { segment: self.current.segment, chain: self.chain };
+            self.segments_read += 1;
         }
         Ok(follows)
     }
+}
+
+/// What a record of the log itself changes.
+fn note(
+    set: &mut SegmentSet,
+    listed: &mut VecDeque<SegmentAdded>,
+    incarnation: &mut u32,
+    head: &RecordHead<'_>,
+) -> Result<(), RecordError> {
+    match head.kind {
+        Kind::SegmentAdded => {
+            let added = SegmentAdded::decode(head.body)?;
+            if set.add(added) {
+                listed.push_back(added);
+            }
+        }
+        Kind::SegmentDropped => {
+            let dropped = SegmentsDropped::decode(head.body)?;
+            set.drop_segments(&dropped.segments, head.lsn);
+        }
+        Kind::ServerStarted => {
+            *incarnation = ServerStarted::decode(head.body)?.incarnation.max(*incarnation);
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 /// Why there is no first segment.

@@ -129,6 +129,11 @@ pub fn path(segment: SegmentNumber) -> String {
     format!("log/{:020}.seg", segment.0)
 }
 
+/// The path of its index.
+pub fn index_path(segment: SegmentNumber) -> String {
+    format!("log/{:020}.idx", segment.0)
+}
+
 /// The segment whose file has this name in `log/`.
 pub fn parse_name(name: &str) -> Option<SegmentNumber> {
     let digits = name.strip_suffix(".seg")?;

@@ -1,8 +1,11 @@
 //! The helper that makes the next segment's file ahead of need, off the commit path.
+//!
+//! A full disk is no failure: the helper tries again, at the latest after [`RETRY`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::error::LogError;
 use super::segment::{Blank, prepare};
@@ -10,7 +13,10 @@ use super::tail::Blanks;
 use crate::disk::Disk;
 use crate::ids::SegmentNumber;
 
-/// Tells the writer that a file is ready.
+/// When it is tried again after the disk was full.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Tells the writer that a file is ready, or cannot be made now.
 pub type Wake = Box<dyn Fn() + Send>;
 
 /// A thread that makes one file at a time.
@@ -25,13 +31,31 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     stop: AtomicBool,
+    /// Nobody waits for space any more.
+    closing: AtomicBool,
+}
+
+/// Ends a wait for space.
+#[derive(Clone, Debug)]
+pub struct Closer(Arc<Shared>);
+
+impl Closer {
+    /// From now on a full disk is an error for who waits for a file.
+    pub fn close(&self) {
+        self.0.closing.store(true, Ordering::Relaxed);
+        // Taken so that the writer cannot miss the news between looking and sleeping.
+        drop(self.0.lock());
+        self.0.changed.notify_all();
+    }
 }
 
 #[derive(Debug)]
 enum State {
     Idle,
     Wanted(SegmentNumber),
-    Ready(Result<Blank, (SegmentNumber, LogError)>),
+    /// Wanted, and the disk is full.
+    Starved(SegmentNumber, LogError),
+    Ready(Result<Blank, LogError>),
     Ended,
 }
 
@@ -41,6 +65,7 @@ impl SpareMaker {
             state: Mutex::new(State::Idle),
             changed: Condvar::new(),
             stop: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
         });
         let work = {
             let shared = shared.clone();
@@ -48,6 +73,10 @@ impl SpareMaker {
         };
         let thread = std::thread::Builder::new().name("log-spare".to_owned()).spawn(work)?;
         Ok(Self { shared, thread: Some(thread) })
+    }
+
+    pub fn closer(&self) -> Closer {
+        Closer(self.shared.clone())
     }
 
     /// Ends the thread; what it had made stays to be taken by [`Blanks::ready`].
@@ -77,12 +106,12 @@ impl Shared {
         // Also when this thread panics, nobody may wait for it for ever.
         let _ended = Ended(self);
         while let Some(segment) = self.next_wanted() {
-            let made = match prepare(disk, segment, segment_bytes, &self.stop) {
+            *self.lock() = match prepare(disk, segment, segment_bytes, &self.stop) {
                 Ok(None) => return,
-                Ok(Some(blank)) => Ok(blank),
-                Err(error) => Err((segment, error)),
+                Ok(Some(blank)) => State::Ready(Ok(blank)),
+                Err(error) if error.is_no_space() => State::Starved(segment, error),
+                Err(error) => State::Ready(Err(error)),
             };
-            *self.lock() = State::Ready(made);
             self.changed.notify_all();
             wake();
         }
@@ -90,14 +119,21 @@ impl Shared {
 
     fn next_wanted(&self) -> Option<SegmentNumber> {
         let mut state = self.lock();
+        let mut waited = false;
         loop {
             if self.stop.load(Ordering::Relaxed) {
                 return None;
             }
-            if let State::Wanted(segment) = *state {
-                return Some(segment);
+            match *state {
+                State::Wanted(segment) => return Some(segment),
+                State::Starved(segment, _) if waited => return Some(segment),
+                State::Starved(..) => {
+                    let slept = self.changed.wait_timeout(state, RETRY);
+                    state = slept.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+                    waited = true;
+                }
+                _ => state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner()),
             }
-            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
     }
 }
@@ -107,7 +143,7 @@ struct Ended<'a>(&'a Shared);
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
         let mut state = self.0.lock();
-        if !matches!(*state, State::Ready(_)) {
+        if !matches!(*state, State::Ready(_) | State::Starved(..)) {
             *state = State::Ended;
         }
         drop(state);
@@ -119,9 +155,7 @@ impl Blanks for SpareMaker {
     fn ready(&mut self) -> Result<Option<Blank>, LogError> {
         let mut state = self.shared.lock();
         match std::mem::replace(&mut *state, State::Idle) {
-            State::Ready(Ok(blank)) => Ok(Some(blank)),
-            // A full disk is no fault: there is room in the segment yet, and maybe on the disk when it is used up.
-            State::Ready(Err((_, LogError::Disk(error)))) if !error.is_no_space() => Err(error.into()),
+            State::Ready(made) => made.map(Some),
             other => {
                 *state = other;
                 Ok(None)
@@ -131,18 +165,23 @@ impl Blanks for SpareMaker {
 
     fn wait(&mut self) -> Result<Blank, LogError> {
         let mut state = self.shared.lock();
-        if let State::Ready(Err((segment, _))) = *state {
-            *state = State::Wanted(segment);
-            self.shared.changed.notify_all();
-        }
         loop {
             match std::mem::replace(&mut *state, State::Idle) {
-                State::Ready(made) => return made.map_err(|(_, error)| error),
+                State::Ready(made) => return made,
+                State::Starved(_, error) if self.shared.closing.load(Ordering::Relaxed) => return Err(error),
                 State::Ended => return Err(LogError::Panicked),
                 other => *state = other,
             }
             state = self.shared.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
+    }
+
+    fn starved(&self) -> bool {
+        matches!(*self.shared.lock(), State::Starved(..))
+    }
+
+    fn retry(&mut self) {
+        self.shared.changed.notify_all();
     }
 
     fn want(&mut self, segment: SegmentNumber) {

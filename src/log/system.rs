@@ -3,6 +3,7 @@
 //! ```text
 //! ServerStarted  incarnation u32 | node uid, 16 bytes | wall time u64, microseconds since the Unix epoch
 //! SegmentAdded   segment u64 | bytes of its file u64
+//! SegmentDropped count u32 | segment u64, as often
 //! NoOp           nothing
 //! ```
 
@@ -55,6 +56,28 @@ impl SegmentAdded {
     pub fn decode(body: &[u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(body);
         Ok(Self { segment: SegmentNumber(reader.u64()?), bytes: reader.u64()? })
+    }
+}
+
+/// Segments that are no longer of the log: nothing in them is needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentsDropped {
+    pub segments: Vec<SegmentNumber>,
+}
+
+impl SegmentsDropped {
+    pub fn record(&self) -> Record {
+        let mut body = Vec::new();
+        body.put_u32(u32::try_from(self.segments.len()).expect("fewer than 2^32 segments"));
+        self.segments.iter().for_each(|segment| body.put_u64(segment.0));
+        record(Kind::SegmentDropped, body)
+    }
+
+    pub fn decode(body: &[u8]) -> Result<Self, WireError> {
+        let mut reader = Reader::new(body);
+        let count = reader.u32()?;
+        let segments = (0..count).map(|_| Ok(SegmentNumber(reader.u64()?)));
+        Ok(Self { segments: segments.collect::<Result<_, WireError>>()? })
     }
 }
 

@@ -8,11 +8,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::assemble::Assembler;
+use super::checkpoint::{Mark, ReplayStart};
 use super::counters::LogCounters;
 use super::error::LogError;
 use super::frame::{FRAME_ALIGN, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, frame_len};
+use super::index::{INDEX_RUNS_MAX, Index};
 use super::segment::{Blank, SEGMENT_HEADER_BYTES, SegmentHeader};
-use super::system::{SegmentAdded, no_op};
+use super::set::SegmentSet;
+use super::system::{SegmentAdded, SegmentsDropped, no_op};
 use super::{Location, Placed};
 use crate::disk::DiskFile;
 use crate::ids::{Lsn, SegmentNumber, Uid};
@@ -21,12 +24,32 @@ use crate::record::{Body, Record};
 
 const FIRST_FRAME_AT: u64 = SEGMENT_HEADER_BYTES as u64;
 
+/// How many blank segments are kept ready behind the one that is written: what is left for acks when the disk is full.
+const AHEAD: usize = 2;
+/// With less than this left on a full disk nothing more is taken; smaller segments keep a quarter of one.
+const EXHAUSTED_BYTES: u64 = 4 << 20;
+
+/// How much may still be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Room {
+    #[default]
+    Ample,
+    /// The disk is full: what is left is for finishing messages.
+    Reserve,
+    /// Even that is used up.
+    Exhausted,
+}
+
 /// Where files for the log come from.
 pub trait Blanks {
     /// The next one if it is ready, without waiting.
     fn ready(&mut self) -> Result<Option<Blank>, LogError>;
     /// The next one, however long it takes.
     fn wait(&mut self) -> Result<Blank, LogError>;
+    /// One is wanted and the disk is full.
+    fn starved(&self) -> bool;
+    /// There may be space now.
+    fn retry(&mut self);
     /// Says that another one will be needed.
     fn want(&mut self, segment: SegmentNumber);
 }
@@ -84,8 +107,16 @@ pub struct Tail {
     pub wanted: bool,
     /// The largest number that any segment ever had.
     pub highest: SegmentNumber,
+    pub set: SegmentSet,
+    pub incarnation: u32,
     pub chain: Chain,
+    /// The first frame of the segment that holds the last one.
+    pub start: ReplayStart,
+    /// A segment was begun since it was last asked.
+    pub begun: bool,
     pub counters: Arc<LogCounters>,
+    /// Learns of runs when they are durable.
+    pub index: Index,
     pub assembler: Assembler,
 }
 
@@ -116,6 +147,34 @@ impl Tail {
         self.commit(records, blanks, placed)
     }
 
+    /// Takes segments out of the log. Their files are not touched.
+    pub fn drop_segments(
+        &mut self,
+        segments: Vec<SegmentNumber>,
+        blanks: &mut dyn Blanks,
+    ) -> Result<(), LogError> {
+        let dropped = SegmentsDropped { segments };
+        let record = dropped.record();
+        let payload_len = encoded_len(&record) as u64;
+        self.append(std::iter::once(&record), payload_len, 0, blanks, &mut Vec::new())?;
+        let last = Lsn(self.chain.lsn.0 - 1);
+        let bytes = self.set.drop_segments(&dropped.segments, last);
+        self.counters.segments.sub(dropped.segments.len() as u64);
+        self.counters.segment_bytes.sub(bytes);
+        Ok(())
+    }
+
+    /// The end of the log as a place for a checkpoint.
+    pub fn mark(&self) -> Mark {
+        Mark {
+            lsn: self.chain.lsn,
+            start: self.start,
+            incarnation: self.incarnation,
+            highest: self.highest,
+            set: self.set.clone(),
+        }
+    }
+
     /// Lists the next segment if it is ready and nothing else does; whether a frame was written.
     pub fn list_ready(&mut self, blanks: &mut dyn Blanks) -> Result<bool, LogError> {
         self.collect(blanks)?;
@@ -130,7 +189,7 @@ impl Tail {
     }
 
     fn collect(&mut self, blanks: &mut dyn Blanks) -> Result<(), LogError> {
-        if self.unlisted.is_none() && self.listed.is_empty() {
+        if self.unlisted.is_none() && self.listed.len() < AHEAD {
             self.unlisted = blanks.ready()?;
             self.wanted &= self.unlisted.is_none();
         }
@@ -141,7 +200,7 @@ impl Tail {
     fn make_room(&mut self, payload_len: u64, blanks: &mut dyn Blanks) -> Result<(), LogError> {
         loop {
             self.collect(blanks)?;
-            if self.fits(payload_len) {
+            if self.fits(payload_len) && !self.leaves_early() {
                 return Ok(());
             }
             if self.listed.is_empty() {
@@ -153,6 +212,10 @@ impl Tail {
                 // Into the block that was kept free for it.
                 self.commit(std::iter::empty(), blanks, &mut Vec::new())?;
             }
+            if self.current.position == 0 {
+                // Small ones of an earlier start: the chain leads through them.
+                self.commit(std::iter::once(&no_op()), blanks, &mut Vec::new())?;
+            }
             let next = self.listed.pop_front().expect("a segment was listed");
             self.current = Current::blank(next);
             self.want_next(blanks);
@@ -161,11 +224,21 @@ impl Tail {
 
     /// Asks for a file unless one is there already, or asked for.
     fn want_next(&mut self, blanks: &mut dyn Blanks) {
-        if self.listed.is_empty() && self.unlisted.is_none() && !self.wanted {
+        if self.listed.len() + usize::from(self.unlisted.is_some()) < AHEAD && !self.wanted {
             self.wanted = true;
             self.highest = self.highest.next();
             blanks.want(self.highest);
         }
+    }
+
+    /// How much may still be written, given whether blank segments can be made.
+    pub fn room(&self, starved: bool) -> Room {
+        if !starved {
+            return Room::Ample;
+        }
+        let listed: u64 = self.listed.iter().map(|blank| blank.bytes).sum();
+        let left = self.current.bytes - self.current.position + listed;
+        if left < EXHAUSTED_BYTES.min(self.current.bytes / 4) { Room::Exhausted } else { Room::Reserve }
     }
 
     /// Writes a frame that says nothing, unless that would need a file that is not there yet.
@@ -177,6 +250,11 @@ impl Tail {
             return Ok(());
         }
         self.append(std::iter::once(&record), payload_len, 0, blanks, &mut Vec::new())
+    }
+
+    /// The segment has so many runs that it is better sealed before it is full.
+    fn leaves_early(&self) -> bool {
+        self.current.position > 0 && !self.listed.is_empty() && self.index.open_runs() >= INDEX_RUNS_MAX
     }
 
     fn fits(&self, payload_len: u64) -> bool {
@@ -201,6 +279,7 @@ impl Tail {
             }
         });
         let frame_at = self.current.position.max(FIRST_FRAME_AT);
+        let placed_before = placed.len();
         if let Some(blank) = &self.unlisted {
             let listing = SegmentAdded { segment: blank.segment, bytes: blank.bytes };
             self.assembler.push(&listing.record(), self.chain.lsn);
@@ -215,8 +294,15 @@ impl Tail {
         assert!(frame_at + length <= self.current.bytes, "a frame does not leave its segment");
         self.write(if begins { 0 } else { frame_at })?;
         self.current.position = frame_at + length;
+        if begins {
+            self.start = ReplayStart { segment: self.current.segment, chain: self.chain };
+            self.begun = true;
+            self.index.begin(self.current.segment);
+        }
+        placed[placed_before..].iter().for_each(|placed| self.index.insert(placed));
         self.advance(crc);
         if let Some(blank) = self.unlisted.take() {
+            self.set.add(SegmentAdded { segment: blank.segment, bytes: blank.bytes });
             self.counters.segments.add(1);
             self.counters.segment_bytes.add(blank.bytes);
             self.listed.push_back(blank);

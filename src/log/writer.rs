@@ -3,16 +3,21 @@
 //! It takes what producers have put into the queue, commits it as one frame, reports, and takes what came meanwhile:
 //! batches grow with load, without timers. When nothing came for [`IDLE`] after a frame with batches, an empty frame
 //! follows, so that damage to the last batch can be told from a torn write. The first failure ends the thread.
+//!
+//! It alone changes the segment set; what the keeper finds out about segments reaches it as [`Upkeep`].
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::error::LogError;
+use super::keeper::Job;
 use super::spare::SpareMaker;
-use super::tail::{Blanks, Tail};
-use super::{Batch, LogEvent};
+use super::tail::{Blanks, Room, Tail};
+use super::{Batch, LogEvent, OnEvent};
+use crate::ids::SegmentNumber;
 
 /// Batches are gathered up to this many bytes of records; a larger one goes alone.
 const GATHER_BYTES: u64 = 1 << 20;
@@ -23,6 +28,17 @@ const IDLE: Duration = Duration::from_millis(10);
 pub struct Queued {
     pub batch: Batch,
     pub bytes: u64,
+    /// Its frame ends with it, and the place behind it is reported.
+    pub mark: bool,
+}
+
+/// What the keeper has found out about segments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Upkeep {
+    /// Nothing in them is needed.
+    Drop(Vec<SegmentNumber>),
+    /// Dropped earlier, and their files are gone.
+    Forget(Vec<SegmentNumber>),
 }
 
 /// What producers and the writer share.
@@ -38,7 +54,10 @@ struct State {
     /// The writer sleeps and must be woken.
     asleep: bool,
     spare_ready: bool,
+    upkeep: VecDeque<Upkeep>,
     ending: Option<Ending>,
+    /// What another thread has met.
+    stopped_for: Option<LogError>,
     failure: Option<LogError>,
 }
 
@@ -54,6 +73,7 @@ pub enum Ending {
 enum Work {
     Batches,
     ListSpare,
+    Upkeep(Upkeep),
     Idle,
     End(Ending),
 }
@@ -86,6 +106,15 @@ impl Inbox {
         self.change(|state| state.spare_ready = true);
     }
 
+    pub fn keep_up(&self, upkeep: Upkeep) {
+        self.change(|state| state.upkeep.push_back(upkeep));
+    }
+
+    /// Stops the writer for a failure that another thread has met.
+    pub fn stop_for(&self, error: LogError) {
+        self.change(|state| state.stopped_for = Some(error));
+    }
+
     pub fn end(&self, ending: Ending) {
         self.change(|state| state.ending = Some(ending));
     }
@@ -104,26 +133,32 @@ impl Inbox {
     }
 
     /// Waits for something to do, and moves queued batches to `pending`.
-    fn next(&self, pending: &mut VecDeque<Queued>, idle_follows: bool) -> Work {
+    fn next(&self, pending: &mut VecDeque<Queued>, idle_follows: bool) -> Result<Work, LogError> {
         let idle_at = Instant::now() + IDLE;
         let mut state = self.lock();
         loop {
+            if let Some(error) = state.stopped_for.take() {
+                return Err(error);
+            }
             if state.ending == Some(Ending::Abandon) {
-                return Work::End(Ending::Abandon);
+                return Ok(Work::End(Ending::Abandon));
+            }
+            if let Some(upkeep) = state.upkeep.pop_front() {
+                return Ok(Work::Upkeep(upkeep));
             }
             pending.extend(state.batches.drain(..));
             if !pending.is_empty() {
-                return Work::Batches;
+                return Ok(Work::Batches);
             }
             if std::mem::take(&mut state.spare_ready) {
-                return Work::ListSpare;
+                return Ok(Work::ListSpare);
             }
             if let Some(ending) = state.ending {
-                return Work::End(ending);
+                return Ok(Work::End(ending));
             }
             let left = idle_at.saturating_duration_since(Instant::now());
             if idle_follows && left.is_zero() {
-                return Work::Idle;
+                return Ok(Work::Idle);
             }
             state.asleep = true;
             state = if idle_follows {
@@ -142,9 +177,12 @@ pub struct Writer {
     pub inbox: Arc<Inbox>,
     pub tail: Tail,
     pub spares: SpareMaker,
-    pub on_event: Box<dyn Fn(LogEvent) + Send>,
+    pub keeper: Sender<Job>,
+    pub on_event: OnEvent,
     /// Most bytes that are gathered into one frame.
     pub gather_bytes: u64,
+    /// As it was reported last.
+    pub room: Room,
 }
 
 impl Writer {
@@ -169,7 +207,7 @@ impl Writer {
         let mut pending = VecDeque::new();
         let mut idle_follows = false;
         loop {
-            match self.inbox.next(&mut pending, idle_follows) {
+            match self.inbox.next(&mut pending, idle_follows)? {
                 Work::Batches => {
                     self.commit(&mut pending)?;
                     idle_follows = true;
@@ -179,6 +217,14 @@ impl Writer {
                         idle_follows = false;
                     }
                 }
+                Work::Upkeep(Upkeep::Drop(segments)) => {
+                    self.tail.drop_segments(segments, &mut self.spares)?;
+                    idle_follows = true;
+                }
+                Work::Upkeep(Upkeep::Forget(segments)) => {
+                    self.tail.set.forget(&segments);
+                    self.spares.retry();
+                }
                 Work::Idle => {
                     self.tail.append_no_op(&mut self.spares)?;
                     idle_follows = false;
@@ -186,6 +232,16 @@ impl Writer {
                 Work::End(Ending::Abandon) => return Ok(()),
                 Work::End(Ending::Close) => return self.finish(idle_follows),
             }
+            self.report_begun();
+            self.report_room();
+        }
+    }
+
+    fn report_room(&mut self) {
+        let room = self.tail.room(self.spares.starved());
+        if room != self.room {
+            self.room = room;
+            (self.on_event)(LogEvent::Room(room));
         }
     }
 
@@ -198,7 +254,11 @@ impl Writer {
             }
             bytes += queued.bytes;
             count += 1;
+            if queued.mark {
+                break;
+            }
         }
+        let mark = pending[count - 1].mark;
         let taken: Vec<Batch> = pending.drain(..count).map(|queued| queued.batch).collect();
         let through = taken.last().expect("something is pending").ticket;
         let log_time_us = taken.iter().map(|batch| batch.log_time_us).max().expect("something is pending");
@@ -208,7 +268,18 @@ impl Writer {
             self.tail.append(records, bytes, log_time_us, &mut self.spares, &mut placed)?;
         }
         (self.on_event)(LogEvent::Committed { through, placed });
+        if mark {
+            (self.on_event)(LogEvent::Marked(self.tail.mark()));
+        }
         Ok(())
+    }
+
+    fn report_begun(&mut self) {
+        if std::mem::take(&mut self.tail.begun) {
+            // It is gone only if it has stopped the log.
+            let _ = self.keeper.send(Job::Sealed);
+            (self.on_event)(LogEvent::SegmentBegun);
+        }
     }
 
     /// Leaves the log with a successor behind every batch, and no file behind that is not listed.

@@ -41,9 +41,13 @@ struct ServerFigures {
     consumers: Gauge,
     log_bytes: Gauge,
     segments: Gauge,
+    segments_dropped: Counter,
+    checkpoints: Counter,
+    disk_full: Gauge,
     commits: Counter,
     syncs: Counter,
     records: Counter,
+    index_rebuilds: Counter,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -140,9 +144,25 @@ impl ServerFigures {
             consumers: described_gauge("forebay_consumers", "Open Subscribe streams and pulls that wait"),
             log_bytes: described_gauge("forebay_log_bytes", "Disk space of the log's segments, bytes"),
             segments: described_gauge("forebay_log_segments", "Segments of the log"),
+            segments_dropped: described_counter(
+                "forebay_log_segments_dropped_total",
+                "Segments that have left the log since the start, because nothing in them was needed",
+            ),
+            checkpoints: described_counter(
+                "forebay_checkpoints_total",
+                "Checkpoints written since the start",
+            ),
+            disk_full: described_gauge(
+                "forebay_disk_full",
+                "1 while publishing is refused for want of space",
+            ),
             commits: described_counter("forebay_log_commits_total", "Group commits since the start"),
             syncs: described_counter("forebay_log_syncs_total", "Syncs of the log since the start"),
             records: described_counter("forebay_log_records_total", "Records written since the start"),
+            index_rebuilds: described_counter(
+                "forebay_log_index_rebuilds_total",
+                "Index files that were missing or damaged and made again since the start",
+            ),
         }
     }
 
@@ -156,12 +176,16 @@ impl ServerFigures {
             (&self.consumers, stats.consumers),
             (&self.log_bytes, stats.log_bytes),
             (&self.segments, stats.segments),
+            (&self.disk_full, u64::from(stats.disk_full)),
         ] {
             gauge.set(value as f64);
         }
+        self.segments_dropped.absolute(stats.segments_dropped);
+        self.checkpoints.absolute(stats.checkpoints);
         self.commits.absolute(stats.commits);
         self.syncs.absolute(stats.syncs);
         self.records.absolute(stats.records);
+        self.index_rebuilds.absolute(stats.index_rebuilds);
     }
 }
 

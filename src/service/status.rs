@@ -19,6 +19,8 @@ pub const DOMAIN: &str = "forebay";
 const MEMORY_RETRY: Duration = Duration::from_millis(250);
 /// When to try again at a server that stops: about the time of a restart.
 const RESTART_RETRY: Duration = Duration::from_millis(500);
+/// When to try again after the disk was full.
+const DISK_RETRY: Duration = Duration::from_secs(1);
 /// When to try again for a place among the producers: idle ones expire slowly.
 const PRODUCERS_RETRY: Duration = Duration::from_secs(10);
 
@@ -151,6 +153,9 @@ impl From<BrokerError> for Status {
                 .with("offset", offset),
             E::QueueDeleted => Draft::new(Code::NotFound, ErrorReason::QueueNotFound),
             E::SubscriptionDeleted => Draft::new(Code::NotFound, ErrorReason::SubscriptionNotFound),
+            E::DiskFull => Draft::new(Code::ResourceExhausted, ErrorReason::DiskFull)
+                .retry_after(DISK_RETRY)
+                .quota("disk", &message),
             E::Draining => Draft::new(Code::Unavailable, ErrorReason::Draining).retry_after(RESTART_RETRY),
             E::LogStopped { .. } => {
                 Draft::new(Code::Unavailable, ErrorReason::LogStopped).retry_after(RESTART_RETRY)
@@ -273,6 +278,7 @@ mod tests {
             (R::TooManyProducers { max: 3 }.into(), Code::ResourceExhausted, "TOO_MANY_PRODUCERS", true),
             (E::RequestTooLarge { bytes: 9, max: 8 }, Code::InvalidArgument, "REQUEST_TOO_LARGE", false),
             (E::DataLoss { queue: queue(), offset: Offset(4) }, Code::DataLoss, "MESSAGE_DAMAGED", false),
+            (E::DiskFull, Code::ResourceExhausted, "DISK_FULL", true),
             (E::Draining, Code::Unavailable, "DRAINING", true),
             (E::LogStopped { why: "no space".into() }, Code::Unavailable, "LOG_STOPPED", true),
         ];

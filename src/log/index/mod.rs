@@ -33,6 +33,7 @@ mod summary;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+pub use file::is_temp_name;
 pub use plan::{Piece, Plan};
 
 use super::counters::LogCounters;

@@ -22,8 +22,8 @@ fn what_was_committed_is_there_after_a_restart() {
         (2, false, 0, 0)
     );
     assert_eq!(report.last_log_time_us, 0);
-    let (run, place) = second.index.find(QUEUE, Offset(4)).unwrap();
-    let read = second.log.reader().read(run.location, place, 5, u64::MAX).unwrap();
+    let (location, place) = second.find(4).unwrap();
+    let read = second.log.reader().read(location, place, 5, u64::MAX).unwrap();
     assert_eq!(read.messages.iter().map(|m| m.offset.0).collect::<Vec<_>>(), [4]);
     assert_eq!(read.messages[0].body, body(4, 20_000));
 }
@@ -82,25 +82,36 @@ fn segments_of_another_size_are_taken_over() {
     open_dir(dir.path()).unwrap().assert_holds(50, 40_000);
 }
 
+/// Takes no messages.
+#[derive(Default)]
+struct Refusing {
+    kinds: Vec<Kind>,
+}
+
+impl StateMachine for Refusing {
+    fn restore(&mut self, _: &[u8]) -> Result<(), ReplayError> {
+        Err(ReplayError("no checkpoint was taken".to_owned()))
+    }
+
+    fn apply(&mut self, record: Replayed<'_>) -> Result<(), ReplayError> {
+        self.kinds.push(record.head.kind);
+        match record.head.kind {
+            Kind::Publish => Err(ReplayError("not today".to_owned())),
+            _ => Ok(()),
+        }
+    }
+}
+
 #[test]
 fn a_refused_record_stops_the_opening() {
     let dir = tempfile::tempdir().unwrap();
     let mut harness = open_dir(dir.path()).unwrap();
     harness.publish(0, 1, 100);
     harness.log.close().unwrap();
-    let mut kinds = Vec::new();
-    let refused = open(
-        Arc::new(crate::disk::RealDisk::new(dir.path())),
-        options(),
-        &mut |record| {
-            kinds.push(record.head.kind);
-            match record.head.kind {
-                Kind::Publish => Err(ReplayError("not today".to_owned())),
-                _ => Ok(()),
-            }
-        },
-        Box::new(|_| ()),
-    );
+    let mut refusing = Refusing::default();
+    let disk = Arc::new(crate::disk::RealDisk::new(dir.path()));
+    let refused = open(disk, options(), &mut refusing, Arc::new(|_| ()));
+    let kinds = refusing.kinds;
     let error = refused.err().unwrap();
     assert!(matches!(&error, LogError::Replay { why, .. } if why.0 == "not today"), "{error}");
     assert_eq!(kinds[..2], [Kind::SegmentAdded, Kind::ServerStarted]);

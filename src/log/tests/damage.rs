@@ -193,8 +193,8 @@ fn segment_3_begun(dir: &Path) -> Vec<u8> {
     let first = frames(dir, 3)[0].1;
     let end = SEGMENT_HEADER_BYTES + first.frame_len() as usize;
     let later = std::fs::read_dir(dir.join("log")).unwrap().map(|entry| entry.unwrap().path());
-    for file in later.filter(|file| *file > path(dir, 3)) {
-        std::fs::remove_file(file).unwrap();
+    for file in later.filter(|file| *file > path(dir, 3) && file.extension().unwrap() == "seg") {
+        std::fs::write(file, vec![0; SEGMENT_BYTES as usize]).unwrap();
     }
     change(dir, 3, |bytes| bytes[end..].fill(0));
     std::fs::read(path(dir, 3)).unwrap()

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+use super::super::assemble::Assembler;
 use super::super::directory::Identity;
 use super::super::frame::{FRAME_HEADER_BYTES, FrameHeader, salted};
 use super::super::segment::SegmentHeader;

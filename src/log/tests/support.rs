@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::super::*;
-use crate::disk::RealDisk;
+use crate::disk::{Disk, RealDisk};
 use crate::record::{Body, Kind, Lane, MessageRun, StoredParts};
 
 pub const QUEUE: QueueId = QueueId(9);
@@ -50,36 +50,54 @@ pub fn plain(kind: Kind, body: &[u8]) -> Record {
     }
 }
 
+/// What a state machine was given.
+#[derive(Default)]
+struct Seen {
+    restored: Option<Vec<u8>>,
+    replayed: Vec<Placed>,
+}
+
+impl StateMachine for Seen {
+    fn restore(&mut self, state: &[u8]) -> Result<(), ReplayError> {
+        assert!(self.restored.is_none() && self.replayed.is_empty(), "a checkpoint comes first");
+        self.restored = Some(state.to_vec());
+        Ok(())
+    }
+
+    fn apply(&mut self, record: Replayed<'_>) -> Result<(), ReplayError> {
+        self.replayed.extend(record.placed());
+        Ok(())
+    }
+}
+
 /// A log under test.
 pub struct Harness {
     pub log: Log,
     pub events: Receiver<LogEvent>,
+    /// The state of the checkpoint that opening began from.
+    pub restored: Option<Vec<u8>>,
     /// Runs that opening found.
     pub replayed: Vec<Placed>,
-    pub index: Index,
+    /// What the log said last of its room, seen while waiting for something else.
+    pub room: Option<Room>,
     next: u64,
 }
 
 pub fn try_open(disk: Arc<dyn Disk>, options: LogOptions) -> Result<Harness, LogError> {
     let (send, events) = channel();
-    let mut replayed: Vec<Placed> = Vec::new();
-    let mut index = Index::default();
+    let mut seen = Seen::default();
     let log = open(
         disk,
         options,
-        &mut |record| {
-            if let Some(placed) = record.placed() {
-                index.insert(&placed);
-                replayed.push(placed);
-            }
-            Ok(())
-        },
-        Box::new(move |event| {
+        &mut seen,
+        Arc::new(move |event| {
             let _ = send.send(event);
         }),
     )?;
-    let next = replayed.len() as u64;
-    Ok(Harness { log, events, replayed, index, next })
+    let Seen { restored, replayed } = seen;
+    // Tickets go up from start to start.
+    let next = log.report().next_lsn.0;
+    Ok(Harness { log, events, restored, replayed, room: None, next })
 }
 
 pub fn open_dir(dir: &std::path::Path) -> Result<Harness, LogError> {
@@ -101,13 +119,33 @@ impl Harness {
         loop {
             match self.events.recv_timeout(Duration::from_secs(20)).expect("the log reports") {
                 LogEvent::Committed { through, placed } => {
-                    placed.iter().for_each(|placed| self.index.insert(placed));
                     all.extend(placed);
                     if through >= ticket {
                         return Ok(all);
                     }
                 }
                 LogEvent::Failed(error) => return Err(error),
+                LogEvent::Room(room) => self.room = Some(room),
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes a checkpoint with this state, in which messages from `first` on are live.
+    pub fn checkpoint(&mut self, state: &[u8], first: u64) -> Result<bool, LogError> {
+        let ticket = Ticket(self.next);
+        self.next += 1;
+        self.log.mark(ticket);
+        loop {
+            match self.events.recv_timeout(Duration::from_secs(20)).expect("the log reports") {
+                LogEvent::Marked(mark) => {
+                    let live: Live = Box::new(move |_, end| end > Offset(first));
+                    self.log.checkpoint(Checkpoint { mark, state: state.to_vec(), live });
+                }
+                LogEvent::CheckpointEnded { written } => return Ok(written),
+                LogEvent::Failed(error) => return Err(error),
+                LogEvent::Room(room) => self.room = Some(room),
+                _ => {}
             }
         }
     }
@@ -125,16 +163,27 @@ impl Harness {
         }
     }
 
+    /// Where a message lies, if the index has it: its run, and its place in there.
+    pub fn find(&self, offset: u64) -> Option<(Location, u32)> {
+        match self.log.index().plan(QUEUE, &[Offset(offset)], 0) {
+            Ok(plan) => Some((plan.pieces[0].location, plan.pieces[0].first)),
+            Err(ReadError::NotIndexed { .. }) => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     /// Reads every message from 0 to `end` by the index, and compares.
     pub fn assert_holds(&self, end: u64, size: usize) {
-        assert_eq!(self.index.end(QUEUE), Offset(end));
-        let reader = self.log.reader();
-        for offset in 0..end {
-            let (found, place) = self.index.find(QUEUE, Offset(offset)).expect("every offset is there");
-            let read = reader.read(found.location, place, 1, u64::MAX).unwrap();
-            assert_eq!((read.queue, read.damaged.len(), read.complete), (QUEUE, 0, true));
-            assert_eq!(read.messages[0].offset, Offset(offset));
-            assert_eq!(read.messages[0].body, body(offset, size));
-        }
+        assert_eq!(self.find(end), None);
+        (0..end).for_each(|offset| self.assert_has(offset, size));
+    }
+
+    /// Reads one message by the index, and compares.
+    pub fn assert_has(&self, offset: u64, size: usize) {
+        let (location, place) = self.find(offset).expect("the message is there");
+        let read = self.log.reader().read(location, place, 1, u64::MAX).unwrap();
+        assert_eq!((read.queue, read.damaged.len(), read.complete), (QUEUE, 0, true));
+        assert_eq!(read.messages[0].offset, Offset(offset));
+        assert_eq!(read.messages[0].body, body(offset, size));
     }
 }

@@ -80,6 +80,7 @@ impl KillLoop {
             if run == 0 {
                 create_queues(&mut server.clients()).await.map_err(|status| status.to_string())?;
                 crew.start_all();
+                crew.start_churn();
             }
             crew.up(run, &server);
             let life = match run % LONG_LIFE_EVERY {
@@ -96,10 +97,15 @@ impl KillLoop {
                 progress(format!("{} of {} kills, {} events", run + 1, self.cycles, history.now()));
             }
         }
+        let fates = crew.fates.clone();
         crew.end().await;
         let server = start(&self.data_dir)?;
         figures.restarts += 1;
         figures.recovery_ms_max = figures.recovery_ms_max.max(server.recovery_ms);
+        figures.queues_deleted = fates.gone();
+        if let Err(status) = fates.verify(history, &mut server.clients()).await {
+            history.unexpected(format!("the queues cannot be listed: {status}"));
+        }
         progress("draining".to_owned());
         if let Err(status) = drain_all(history, &mut server.clients()).await {
             consumers::drain_failed(history, &status);
@@ -109,11 +115,25 @@ impl KillLoop {
         if !status.success() {
             history.unexpected(format!("the server ended with {status}:\n{stderr}"));
         }
+        figures.segments_gone = segments_gone(&self.data_dir).map_err(|error| error.to_string())?;
         Ok(())
     }
 }
 
 const LONG_LIFE_EVERY_LAST: u64 = LONG_LIFE_EVERY - 1;
+
+/// How many segments there were and are no more.
+fn segments_gone(data_dir: &Path) -> std::io::Result<u64> {
+    let (mut highest, mut there) = (0, 0);
+    for entry in std::fs::read_dir(data_dir.join("log"))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if let Some(number) = name.strip_suffix(".seg").and_then(|number| number.parse::<u64>().ok()) {
+            highest = highest.max(number);
+            there += 1;
+        }
+    }
+    Ok(highest - there)
+}
 
 fn start(data_dir: &Path) -> Result<Server, String> {
     let started = tokio::task::block_in_place(|| Server::try_start(data_dir, &options()));

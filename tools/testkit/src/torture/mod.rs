@@ -8,6 +8,7 @@
 //! ```
 
 pub mod checker;
+pub mod churn;
 pub mod consumers;
 pub mod figures;
 pub mod history;
@@ -25,6 +26,7 @@ use tonic::Status;
 
 use crate::payload::Random;
 use crate::{Clients, Server, queue};
+use churn::{Churner, Fates};
 use consumers::{Consumer, Way};
 use history::{History, QueueName};
 use publishers::Publisher;
@@ -48,6 +50,8 @@ pub struct Crew {
     pub history: Arc<History>,
     phase: watch::Sender<Phase>,
     tasks: JoinSet<()>,
+    /// What became of the queues that come and go.
+    pub fates: Fates,
     random: Random,
     seed: u64,
 }
@@ -56,10 +60,24 @@ impl Crew {
     /// Nobody yet. The seed is also in the names of producers: two crews on one server need two.
     pub fn new(history: Arc<History>, seed: u64) -> Self {
         let (phase, _) = watch::channel(Phase::Down);
-        Self { history, phase, tasks: JoinSet::new(), random: Random::new(seed), seed }
+        Self {
+            history,
+            phase,
+            tasks: JoinSet::new(),
+            fates: Fates::default(),
+            random: Random::new(seed),
+            seed,
+        }
     }
 
-    /// Everybody: 8 publishers, 6 consumers, 4 queues.
+    /// Somebody whose queues come and go.
+    pub fn start_churn(&mut self) {
+        let random = Random::new(self.random.bits());
+        let churner = Churner { target: self.target(), random, fates: self.fates.clone() };
+        self.tasks.spawn(churner.run());
+    }
+
+    /// Everybody else: 8 publishers, 6 consumers, 4 queues.
     pub fn start_all(&mut self) {
         self.publisher(PLAIN, None, 20);
         self.publisher(STAMPED, Some("alone"), 20);

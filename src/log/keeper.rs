@@ -1,0 +1,181 @@
+//! The thread that keeps house behind the writer: index files, checkpoints, and segments that nothing needs any more.
+//!
+//! A segment's way out: every message in it is finished, and the older kept checkpoint begins behind it, so no
+//! replay reads it → the writer logs that it is dropped → the older kept checkpoint includes that record, so no start
+//! expects the file → the file is removed → when that is durable, the writer forgets the number.
+//!
+//! A full disk is no failure here: what could not be written is tried again at the next occasion. Any other error
+//! stops the log.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use super::checkpoint::{self, Kept, Mark};
+use super::counters::LogCounters;
+use super::error::LogError;
+use super::writer::{Inbox, Upkeep};
+use super::{Index, LogEvent, OnEvent, segment};
+use crate::disk::Disk;
+use crate::ids::{Offset, QueueId, SegmentNumber, Uid};
+
+/// Whether some message of a queue below an offset may still be needed. Once false it stays so.
+pub type Live = Box<dyn Fn(QueueId, Offset) -> bool + Send>;
+
+/// What to keep of one place in the log.
+pub struct Checkpoint {
+    pub mark: Mark,
+    /// What the records before the mark have come to; given back by [`super::StateMachine::restore`].
+    pub state: Vec<u8>,
+    /// As of the mark.
+    pub live: Live,
+}
+
+/// Work for the thread.
+pub enum Job {
+    /// A segment was sealed.
+    Sealed,
+    Checkpoint(Checkpoint),
+}
+
+/// The thread; it ends when this and all senders of jobs are gone, with what was given it done.
+#[derive(Debug)]
+pub struct Keeper {
+    index: Index,
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread works with.
+pub struct House {
+    pub disk: Arc<dyn Disk>,
+    pub cluster: Uid,
+    pub index: Index,
+    pub inbox: Arc<Inbox>,
+    pub on_event: OnEvent,
+    pub counters: Arc<LogCounters>,
+    /// Oldest first.
+    pub kept: Vec<Kept>,
+}
+
+impl Keeper {
+    pub fn start(house: House) -> std::io::Result<Self> {
+        let (jobs, inbox) = channel();
+        let index = house.index.clone();
+        let thread = std::thread::Builder::new().name("log-keeper".to_owned());
+        let thread = thread.spawn(move || house.run(&inbox))?;
+        Ok(Self { index, jobs: Some(jobs), thread: Some(thread) })
+    }
+
+    /// For those who have work for it.
+    pub fn sender(&self) -> Sender<Job> {
+        self.jobs.clone().expect("it has not been stopped")
+    }
+
+    pub fn give(&self, job: Job) {
+        // The thread is gone only if it has panicked, which has stopped the log.
+        let _ = self.sender().send(job);
+    }
+}
+
+impl Keeper {
+    /// Lets the writing of index files end early: they can be made later.
+    pub fn hurry(&self) {
+        self.index.stop();
+    }
+
+    /// Waits until what was given is done. All senders must be gone, or go soon.
+    pub fn end(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl House {
+    fn run(mut self, jobs: &Receiver<Job>) {
+        let inbox = self.inbox.clone();
+        let work = AssertUnwindSafe(|| jobs.iter().try_for_each(|job| self.work(job)));
+        if let Err(error) = catch_unwind(work).unwrap_or(Err(LogError::Panicked)) {
+            inbox.stop_for(error);
+        }
+    }
+
+    fn work(&mut self, job: Job) -> Result<(), LogError> {
+        match job {
+            Job::Sealed => unless_full(self.index.write_sealed()).map(drop),
+            Job::Checkpoint(checkpoint) => {
+                let written = unless_full(self.checkpoint(checkpoint))?;
+                (self.on_event)(LogEvent::CheckpointEnded { written: written.is_some() });
+                Ok(())
+            }
+        }
+    }
+
+    fn checkpoint(&mut self, checkpoint: Checkpoint) -> Result<(), LogError> {
+        let Checkpoint { mark, state, live } = checkpoint;
+        self.kept = checkpoint::write(&*self.disk, self.cluster, &mark, &state, &self.kept)?;
+        self.counters.checkpoints.add(1);
+        drop(state);
+        let oldest = self.kept[0];
+        self.remove_files(mark.set.dropped_before(oldest.lsn))?;
+        self.index.write_sealed()?;
+        // The only one could be damaged one day; then everything before it is needed.
+        if self.kept.len() > 1 { self.drop_dead(oldest.start, &live) } else { Ok(()) }
+    }
+
+    fn remove_files(&self, segments: Vec<SegmentNumber>) -> Result<(), LogError> {
+        if segments.is_empty() {
+            return Ok(());
+        }
+        for segment in &segments {
+            for path in [segment::path(*segment), segment::index_path(*segment)] {
+                if self.disk.exists(&path)? {
+                    self.disk.remove(&path)?;
+                }
+            }
+        }
+        self.disk.sync_dir("log")?;
+        self.inbox.keep_up(Upkeep::Forget(segments));
+        Ok(())
+    }
+
+    /// Drops sealed segments before `end` that hold nothing that lives.
+    fn drop_dead(
+        &mut self,
+        end: SegmentNumber,
+        live: &dyn Fn(QueueId, Offset) -> bool,
+    ) -> Result<(), LogError> {
+        let mut dead = Vec::new();
+        for segment in self.index.sealed().into_iter().filter(|segment| *segment < end) {
+            match self.index.find_live(segment, live) {
+                Ok(Some(_)) => {}
+                Ok(None) => dead.push(segment),
+                // Nothing is dropped because it cannot be read.
+                Err(error) => {
+                    tracing::error!(%segment, %error, "a segment cannot be looked through; it stays")
+                }
+            }
+        }
+        if dead.is_empty() {
+            return Ok(());
+        }
+        for segment in &dead {
+            self.index.drop_segment(*segment);
+        }
+        self.counters.segments_dropped.add(dead.len() as u64);
+        self.inbox.keep_up(Upkeep::Drop(dead));
+        Ok(())
+    }
+}
+
+/// `None` if the disk is full.
+fn unless_full<T>(result: Result<T, LogError>) -> Result<Option<T>, LogError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_no_space() => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,243 @@
+//! Opening a log: the first start, and every later one.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::assemble::Assembler;
+use super::checkpoint::{self, Found, ReplayStart};
+use super::counters::LogCounters;
+use super::directory::{self, Directory};
+use super::ending;
+use super::error::LogError;
+use super::keeper::{House, Job, Keeper};
+use super::reader::Reader;
+use super::recovery::Recovery;
+use super::segment::{self, Blank};
+use super::set::SegmentSet;
+use super::spare::SpareMaker;
+use super::system::{SegmentAdded, ServerStarted};
+use super::tail::{self, Blanks, Chain, Current, Room, Tail};
+use super::writer::{Inbox, Writer};
+use super::{Index, Log, LogOptions, OnEvent, OpenReport, StateMachine};
+use crate::disk::{Disk, DiskError, Operation};
+use crate::ids::{SegmentNumber, Uid};
+use crate::record::Record;
+use crate::record::envelope::encoded_len;
+
+/// Opens the log of a data directory, making it if it is new: brings `machine` to where the log ends, from the newest
+/// good checkpoint, then starts the threads, which report to `on_event`.
+pub fn open(
+    disk: Arc<dyn Disk>,
+    options: LogOptions,
+    machine: &mut dyn StateMachine,
+    on_event: OnEvent,
+) -> Result<Log, LogError> {
+    options.check()?;
+    let directory = directory::take(&*disk)?;
+    let counters = Arc::<LogCounters>::default();
+    let index = Index::new(disk.clone(), counters.clone());
+    let mut direct = Direct { disk: &*disk, segment_bytes: options.segment_bytes, wanted: None };
+    let (mut tail, report, kept) = if directory.fresh {
+        let (tail, report) = begin(&directory, options, &mut direct, &index, &counters)?;
+        (tail, report, Vec::new())
+    } else {
+        let mut found = checkpoint::find(&*disk, directory.identity.cluster)?;
+        let (tail, report) =
+            resume(&directory, options, &mut direct, &mut found, machine, &index, &counters)?;
+        (tail, report, found.kept)
+    };
+    tail.begun = false;
+    let batch_bytes_max = tail::batch_bytes_max(options.segment_bytes);
+    let inbox = Arc::new(Inbox::default());
+    let waker = inbox.clone();
+    let no_thread = |error| DiskError::io(Operation::Open, disk.full_path("log"), error);
+    let house = House {
+        disk: disk.clone(),
+        cluster: directory.identity.cluster,
+        index: index.clone(),
+        inbox: inbox.clone(),
+        on_event: on_event.clone(),
+        counters: counters.clone(),
+        kept,
+    };
+    let keeper = Keeper::start(house).map_err(no_thread)?;
+    // Segments that were sealed before this start may lack their index files.
+    keeper.give(Job::Sealed);
+    let wake = Box::new(move || waker.spare_ready());
+    let spares = SpareMaker::start(disk.clone(), options.segment_bytes, wake).map_err(no_thread)?;
+    let closer = spares.closer();
+    let writer = Writer {
+        inbox: inbox.clone(),
+        tail,
+        spares,
+        keeper: keeper.sender(),
+        on_event,
+        gather_bytes: Writer::gather_bytes(batch_bytes_max),
+        room: Room::Ample,
+    };
+    let thread = std::thread::Builder::new().name("log-writer".to_owned());
+    let thread = thread.spawn(move || writer.run()).map_err(no_thread)?;
+    let reader = Reader::new(disk);
+    Ok(Log {
+        inbox,
+        thread: Some(thread),
+        closer,
+        keeper,
+        index,
+        reader,
+        report,
+        counters,
+        batch_bytes_max,
+        directory,
+    })
+}
+
+/// Makes files where they are needed, while there is no helper yet.
+struct Direct<'a> {
+    disk: &'a dyn Disk,
+    segment_bytes: u64,
+    wanted: Option<SegmentNumber>,
+}
+
+impl Blanks for Direct<'_> {
+    fn ready(&mut self) -> Result<Option<Blank>, LogError> {
+        Ok(None)
+    }
+
+    fn wait(&mut self) -> Result<Blank, LogError> {
+        let segment = self.wanted.expect("a file was asked for");
+        let made = segment::prepare(self.disk, segment, self.segment_bytes, &AtomicBool::new(false))?;
+        Ok(made.expect("nobody stops it"))
+    }
+
+    fn starved(&self) -> bool {
+        false
+    }
+
+    fn retry(&mut self) {}
+
+    fn want(&mut self, segment: SegmentNumber) {
+        self.wanted = Some(segment);
+    }
+}
+
+/// A first start: makes the first segment and says that there is a log.
+fn begin(
+    directory: &Directory,
+    options: LogOptions,
+    direct: &mut Direct<'_>,
+    index: &Index,
+    counters: &Arc<LogCounters>,
+) -> Result<(Tail, OpenReport), LogError> {
+    let first = SegmentNumber(1);
+    direct.want(first);
+    let blank = direct.wait()?;
+    let listing = SegmentAdded { segment: first, bytes: blank.bytes };
+    let report =
+        OpenReport { incarnation: 1, node: Uid::random(), fresh: true, segments: 1, ..OpenReport::default() };
+    let mut set = SegmentSet::default();
+    set.add(listing);
+    let mut tail = Tail {
+        cluster: directory.identity.cluster,
+        node: report.node,
+        current: Current::blank(blank),
+        listed: Default::default(),
+        unlisted: None,
+        wanted: false,
+        highest: first,
+        set,
+        incarnation: report.incarnation,
+        start: ReplayStart::default(),
+        begun: false,
+        chain: Chain { epoch: 1, ..Chain::default() },
+        counters: counters.clone(),
+        index: index.clone(),
+        assembler: Assembler::default(),
+    };
+    tail.counters.segments.add(1);
+    tail.counters.segment_bytes.add(listing.bytes);
+    append_start(&mut tail, &[listing.record()], &report, options, direct)?;
+    directory::finish_first_start(direct.disk)?;
+    Ok((tail, report))
+}
+
+/// A later start: reads the log from the newest good checkpoint on, and makes its end firm.
+fn resume(
+    directory: &Directory,
+    options: LogOptions,
+    direct: &mut Direct<'_>,
+    found: &mut Found,
+    machine: &mut dyn StateMachine,
+    index: &Index,
+    counters: &Arc<LogCounters>,
+) -> Result<(Tail, OpenReport), LogError> {
+    let cluster = directory.identity.cluster;
+    let mark = found.newest.take().map(|(mark, state)| {
+        machine.restore(&state).map_err(|why| LogError::Checkpoint { lsn: mark.lsn, why })?;
+        Ok::<_, LogError>(mark)
+    });
+    let mark = mark.transpose()?;
+    let checkpoint = mark.as_ref().map(|mark| mark.lsn);
+    // On a full disk this gives what making the end firm may need.
+    checkpoint::release_reserve(direct.disk)?;
+    let (mut recovery, fault) = Recovery::run(direct.disk, cluster, mark, machine, index)?;
+    let mut ending = ending::settle(&mut recovery, fault)?;
+    for name in &found.damaged {
+        ending.set_aside.push(checkpoint::set_aside(direct.disk, name)?);
+    }
+    checkpoint::remove_temps(direct.disk)?;
+    let report = OpenReport {
+        incarnation: recovery.incarnation + 1,
+        node: Uid::random(),
+        fresh: false,
+        last_log_time_us: recovery.chain.log_time_us,
+        next_lsn: recovery.chain.lsn,
+        records: recovery.records,
+        frames: recovery.frames,
+        bytes_read: recovery.window.bytes_read(),
+        segments_read: recovery.segments_read,
+        segments: recovery.set.len(),
+        checkpoint,
+        torn: ending.torn,
+        set_aside: ending.set_aside,
+        missing: ending.missing,
+    };
+    let mut tail = Tail {
+        cluster,
+        node: report.node,
+        current: recovery.current,
+        listed: ending.blanks.into(),
+        unlisted: None,
+        wanted: false,
+        highest: ending.highest,
+        incarnation: report.incarnation,
+        start: recovery.start,
+        begun: false,
+        chain: recovery.chain,
+        counters: counters.clone(),
+        index: index.clone(),
+        assembler: Assembler::default(),
+        set: recovery.set,
+    };
+    tail.counters.segments.add(report.segments);
+    tail.counters.segment_bytes.add(tail.set.bytes());
+    append_start(&mut tail, &[], &report, options, direct)?;
+    Ok((tail, report))
+}
+
+fn append_start(
+    tail: &mut Tail,
+    before: &[Record],
+    report: &OpenReport,
+    options: LogOptions,
+    direct: &mut Direct<'_>,
+) -> Result<(), LogError> {
+    let started = ServerStarted {
+        incarnation: report.incarnation,
+        node: report.node,
+        wall_time_us: options.wall_time_us,
+    };
+    let records: Vec<Record> = before.iter().cloned().chain([started.record()]).collect();
+    let bytes = records.iter().map(|record| encoded_len(record) as u64).sum();
+    tail.append(records.iter(), bytes, report.last_log_time_us, direct, &mut Vec::new())
+}

@@ -1,0 +1,116 @@
+//! A full disk.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::super::*;
+use super::hook::{HookDisk, Verdict};
+use super::support::*;
+use crate::disk::Operation;
+use crate::record::Kind;
+
+const SIZE: usize = 4_200;
+
+/// A disk on which nothing new fits while the switch is on, and the switch.
+fn disk(dir: &std::path::Path) -> (Arc<dyn crate::disk::Disk>, Arc<AtomicBool>) {
+    let full = Arc::new(AtomicBool::new(false));
+    let switch = full.clone();
+    let disk = HookDisk::over(dir, move |operation, path| {
+        let new = operation == Operation::Allocate && path.to_string_lossy().contains(".seg");
+        let refused = new && full.load(Ordering::Relaxed);
+        if refused { Verdict::Fail(io::ErrorKind::StorageFull) } else { Verdict::Go }
+    });
+    (disk, switch)
+}
+
+/// Waits until the log says how much room there is, which must be this.
+fn expect_room(harness: &Harness, expected: Room) {
+    loop {
+        match harness.events.recv_timeout(Duration::from_secs(20)).expect("the log reports") {
+            LogEvent::Room(room) => return assert_eq!(room, expected),
+            LogEvent::Failed(error) => panic!("{error}"),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_in_time_and_ends_when_segments_have_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, full) = disk(dir.path());
+    let mut harness = try_open(disk, options()).unwrap();
+    harness.publish(0, 200, SIZE);
+    full.store(true, Ordering::Relaxed);
+    // The next segment that is begun asks for another file.
+    let mut offset = 200;
+    let room = loop {
+        harness.publish(offset, offset + 1, SIZE);
+        offset += 1;
+        if let Some(room) = harness.room.take() {
+            break room;
+        }
+    };
+    assert_eq!(room, Room::Reserve);
+    // A whole segment and more is left for finishing messages; checkpoints go on.
+    for _ in 0..25 {
+        harness.commit(vec![plain(Kind::Acked, b"")]);
+    }
+    for state in [b"one", b"two", b"six", b"ten"] {
+        harness.commit(vec![plain(Kind::Acked, b"")]);
+        assert!(harness.checkpoint(state, offset).unwrap());
+    }
+    assert_eq!(harness.room, None, "files have left, and yet none can be made");
+    full.store(false, Ordering::Relaxed);
+    expect_room(&harness, Room::Ample);
+    harness.publish(offset, offset + 100, SIZE);
+    drop(harness);
+    let harness = open_dir(dir.path()).unwrap();
+    assert_eq!(harness.restored.as_deref(), Some(&b"ten"[..]));
+    assert_eq!(harness.replayed.len(), 100);
+}
+
+#[test]
+fn the_reserve_has_an_end_and_that_is_told_before_it_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, full) = disk(dir.path());
+    let mut harness = try_open(disk, options()).unwrap();
+    full.store(true, Ordering::Relaxed);
+    let mut acks = 0;
+    let mut rooms = Vec::new();
+    while rooms.last() != Some(&Room::Exhausted) {
+        harness.commit(vec![plain(Kind::Acked, b"")]);
+        acks += 1;
+        rooms.extend(harness.room.take());
+    }
+    assert_eq!(rooms, [Room::Reserve, Room::Exhausted]);
+    assert!(acks > 40, "{acks} frames of 4 KiB");
+    // What was under way when it was told still fits.
+    for _ in 0..8 {
+        harness.commit(vec![plain(Kind::Acked, b"")]);
+    }
+    full.store(false, Ordering::Relaxed);
+    expect_room(&harness, Room::Ample);
+}
+
+#[test]
+fn a_checkpoint_on_a_full_disk_takes_its_reserve() {
+    let dir = tempfile::tempdir().unwrap();
+    let full = Arc::new(AtomicBool::new(false));
+    let switch = full.clone();
+    let reserve = dir.path().join("checkpoint/RESERVE");
+    let held = reserve.clone();
+    let disk = HookDisk::over(dir.path(), move |operation, path| {
+        let new = operation == Operation::Write && path.to_string_lossy().contains(".ckpt");
+        let refused = new && full.load(Ordering::Relaxed) && held.exists();
+        if refused { Verdict::Fail(io::ErrorKind::StorageFull) } else { Verdict::Go }
+    });
+    let mut harness = try_open(disk, options()).unwrap();
+    assert!(harness.checkpoint(b"one", 0).unwrap());
+    assert_eq!(std::fs::metadata(&reserve).unwrap().len(), 1 << 20);
+    switch.store(true, Ordering::Relaxed);
+    harness.publish(0, 1, SIZE);
+    assert!(harness.checkpoint(b"two", 0).unwrap(), "the space of the reserve was given up");
+    drop(harness);
+    assert_eq!(open_dir(dir.path()).unwrap().restored.as_deref(), Some(&b"two"[..]));
+}
