@@ -32,3 +32,6 @@ mod timers;
 
 pub use api::Broker;
 pub use open::{OpenError, Opened, open};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! The whole broker on a temporary directory, with small segments, reading what memory no longer has.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+
+use super::api::*;
+use crate::core::types::*;
+use crate::disk::RealDisk;
+use crate::ids::Offset;
+use crate::names::{QueueName, SubscriptionName};
+use crate::record::{Lane, StoredParts};
+
+const SEGMENT_BYTES: u64 = 256 << 10;
+/// Too large for the cache of the newest messages.
+const LARGE: usize = 70 << 10;
+
+struct Running {
+    broker: Broker,
+    task: JoinHandle<Result<(), BrokerError>>,
+}
+
+fn start(dir: &Path) -> Running {
+    let opened = super::open(Arc::new(RealDisk::new(dir)), SEGMENT_BYTES).unwrap();
+    Running { broker: opened.broker, task: tokio::spawn(opened.task.run()) }
+}
+
+impl Running {
+    async fn close(self) {
+        self.broker.close().await.unwrap();
+        self.task.await.unwrap().unwrap();
+    }
+
+    /// Publishes messages of these sizes one by one to a new queue.
+    async fn publish(&self, sizes: &[usize]) {
+        self.broker.create_queue(queue(), QueueConfig::default(), true).await.unwrap();
+        for (offset, size) in sizes.iter().enumerate() {
+            let parts = StoredParts { meta: Bytes::new(), body: body(offset, *size) };
+            let message = NewMessage { lane: Lane { priority: 4, bucket: 0 }, parts };
+            self.broker.publish(queue(), vec![message], None).await.unwrap();
+        }
+    }
+
+    async fn pull(&self, messages_max: u32, bytes_max: u64) -> Result<Vec<Delivery>, BrokerError> {
+        let options = PullOptions { messages_max, bytes_max, wait: Duration::ZERO, lease_us: None };
+        self.broker.pull(subscription(), options).await
+    }
+}
+
+fn queue() -> QueueName {
+    QueueName::parse("namespaces/default/queues/q").unwrap()
+}
+
+fn subscription() -> SubscriptionName {
+    SubscriptionName::parse("namespaces/default/queues/q/subscriptions/default").unwrap()
+}
+
+fn body(offset: usize, size: usize) -> Bytes {
+    vec![offset as u8; size].into()
+}
+
+/// Sizes of which some are cached and some are not; they fill many segments.
+fn sizes() -> Vec<usize> {
+    (0..60).map(|n| if n % 4 == 1 { 10 } else { LARGE + n }).collect()
+}
+
+fn segment_files(dir: &Path, ending: &str) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(dir.join("log")).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> = files.filter(|path| path.to_str().unwrap().ends_with(ending)).collect();
+    files.sort();
+    files
+}
+
+#[tokio::test]
+async fn a_backlog_on_disk_is_delivered_within_the_bytes_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let sizes = sizes();
+    let first = start(dir.path());
+    first.publish(&sizes).await;
+    first.close().await;
+    let indexes = segment_files(dir.path(), ".idx");
+    assert!(indexes.len() > 10, "{}", indexes.len());
+    std::fs::remove_file(&indexes[3]).unwrap();
+    std::fs::write(&indexes[4], b"no index").unwrap();
+
+    let second = start(dir.path());
+    let mut next = 0;
+    for (messages_max, bytes_max) in [(1, 1), (10, 1), (10, 3 * LARGE as u64), (100, 8 << 20)].iter().cycle()
+    {
+        let deliveries = second.pull(*messages_max, *bytes_max).await.unwrap();
+        if deliveries.is_empty() {
+            break;
+        }
+        let bytes: u64 = deliveries.iter().map(|delivery| delivery.message.body.len() as u64).sum();
+        assert!(deliveries.len() == 1 || bytes <= *bytes_max, "{bytes} of {bytes_max}");
+        for delivery in deliveries {
+            // What a read left out went back without having counted.
+            assert_eq!((delivery.message.offset.0, delivery.attempt), (next as u64, 1));
+            assert_eq!(delivery.message.body, body(next, sizes[next]));
+            next += 1;
+        }
+    }
+    assert_eq!(next, sizes.len());
+    second.close().await;
+}
+
+#[tokio::test]
+async fn a_segment_that_has_gone_costs_its_own_messages_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let sizes = sizes();
+    let first = start(dir.path());
+    first.publish(&sizes).await;
+    first.close().await;
+    let second = start(dir.path());
+    // The one that was written last would be missed by the log itself.
+    std::fs::remove_file(&segment_files(dir.path(), ".seg")[5]).unwrap();
+    let peeked = |from| second.broker.peek(queue(), Some(Offset(from)), 1, 1);
+    let mut lost = BTreeSet::new();
+    for offset in 0..sizes.len() as u64 {
+        match peeked(offset).await {
+            Ok(messages) => assert_eq!(messages[0].offset.0, offset),
+            Err(BrokerError::DataLoss { offset: at, .. }) => assert!(at.0 == offset && lost.insert(at.0)),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!((2..8).contains(&lost.len()), "{lost:?}");
+    let mut delivered = BTreeSet::new();
+    let mut refused = BTreeSet::new();
+    loop {
+        match second.pull(1, 1).await {
+            Ok(deliveries) if deliveries.is_empty() => break,
+            Ok(deliveries) => delivered.extend(deliveries.iter().map(|delivery| delivery.message.offset.0)),
+            Err(BrokerError::DataLoss { offset, .. }) => assert!(refused.insert(offset.0)),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(refused, lost);
+    assert_eq!(delivered, (0..sizes.len() as u64).filter(|offset| !lost.contains(offset)).collect());
+    second.close().await;
+}
+
+#[tokio::test]
+async fn the_age_of_a_backlog_is_that_of_its_oldest_message() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = start(dir.path());
+    running.publish(&[]).await;
+    let stats = async || running.broker.get_subscription(subscription()).await.unwrap().stats;
+    assert_eq!(stats().await.oldest_age_us, 0);
+    let message = || {
+        let parts = StoredParts { meta: Bytes::new(), body: body(0, 10) };
+        vec![NewMessage { lane: Lane { priority: 4, bucket: 0 }, parts }]
+    };
+    let published = running.broker.publish(queue(), message(), None).await.unwrap();
+    running.broker.publish(queue(), message(), None).await.unwrap();
+    let before = crate::clock::wall_us();
+    let age = stats().await.oldest_age_us;
+    assert!((before - published.publish_time_us..=crate::clock::wall_us()).contains(&age), "{age}");
+    let listed = running.broker.list_subscriptions(queue(), None, 9).await.unwrap();
+    assert!(listed[0].stats.oldest_age_us >= age);
+    let of_queue = running.broker.queue_stats(queue()).await.unwrap();
+    assert!(of_queue.subscriptions[0].1.oldest_age_us >= age);
+    running.close().await;
+}
