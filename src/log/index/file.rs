@@ -206,18 +206,22 @@ pub fn read_summary(
 /// A whole index file whose every block was verified when it was opened.
 pub struct FileRuns {
     bytes: Mapped,
-    pub summary: Summary,
+    count: usize,
 }
 
 impl std::fmt::Debug for FileRuns {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FileRuns").field("summary", &self.summary).finish_non_exhaustive()
+        f.debug_struct("FileRuns").field("count", &self.count).finish_non_exhaustive()
     }
 }
 
 impl FileRuns {
     /// Maps the index file of a segment and verifies it.
-    pub fn open(disk: &dyn Disk, segment: SegmentNumber, salt: Option<u64>) -> Result<Self, FileFault> {
+    pub fn open(
+        disk: &dyn Disk,
+        segment: SegmentNumber,
+        salt: Option<u64>,
+    ) -> Result<(Self, Summary), FileFault> {
         let bytes = disk.open(&path(segment))?.map()?;
         let summary = decode_header(&bytes, segment, salt)?;
         let (found, expected) = (bytes.len() as u64, file_len(summary.runs));
@@ -230,16 +234,12 @@ impl FileRuns {
                 return Err(FileFault::Block { number });
             }
         }
-        Ok(Self { bytes, summary })
+        Ok((Self { bytes, count: summary.runs as usize }, summary))
     }
 
     /// Bytes of the file.
     pub fn bytes(&self) -> usize {
         self.bytes.len()
-    }
-
-    fn count(&self) -> usize {
-        self.summary.runs as usize
     }
 
     fn entry(&self, index: usize) -> (QueueId, Run) {
@@ -261,7 +261,7 @@ impl FileRuns {
 
     /// What the segment says of a message.
     pub fn probe(&self, queue: QueueId, offset: Offset) -> Probe {
-        let (mut low, mut high) = (0, self.count());
+        let (mut low, mut high) = (0, self.count);
         while low < high {
             let middle = low + (high - low) / 2;
             let (other, run) = self.entry(middle);
@@ -272,7 +272,7 @@ impl FileRuns {
             }
         }
         let of_queue = |index: usize| {
-            (index < self.count()).then(|| self.entry(index)).filter(|(other, _)| *other == queue)
+            (index < self.count).then(|| self.entry(index)).filter(|(other, _)| *other == queue)
         };
         let before = low.checked_sub(1).and_then(of_queue).map(|(_, run)| run);
         Probe::judge(offset, before, of_queue(low).map(|(_, run)| run))
@@ -280,7 +280,7 @@ impl FileRuns {
 
     /// All runs, sorted by queue and offset.
     pub fn sorted(&self) -> impl Iterator<Item = (QueueId, Run)> + '_ {
-        (0..self.count()).map(|index| self.entry(index))
+        (0..self.count).map(|index| self.entry(index))
     }
 }
 
@@ -310,7 +310,7 @@ mod tests {
     }
 
     fn open(disk: &RealDisk) -> Result<FileRuns, FileFault> {
-        FileRuns::open(disk, SEGMENT, Some(SALT))
+        FileRuns::open(disk, SEGMENT, Some(SALT)).map(|(runs, _)| runs)
     }
 
     #[test]

@@ -113,8 +113,8 @@ impl Inner {
         }
         let salt = rebuild::salt(&*self.disk, sealed.segment)?;
         match FileRuns::open(&*self.disk, sealed.segment, salt) {
-            Ok(runs) => {
-                sealed.set(runs.summary, File::Written);
+            Ok((runs, summary)) => {
+                sealed.set(summary, File::Written);
                 let runs = Arc::new(Runs::File(runs));
                 if hold {
                     locked(&self.held).put(sealed.segment, runs.clone());
