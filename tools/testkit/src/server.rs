@@ -17,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How to start a server.
 #[derive(Clone, Debug, Default)]
 pub struct ServerOptions {
+    /// The server's program, if other than the one of this build.
+    pub program: Option<PathBuf>,
     /// A program and arguments that the server's command line is given to, for example strace.
     pub wrapper: Vec<String>,
     /// More arguments of `forebay serve`.
@@ -177,7 +179,7 @@ impl Drop for Server {
 }
 
 fn command(data_dir: &Path, options: &ServerOptions) -> Command {
-    let binary = binary();
+    let binary = options.program.clone().unwrap_or_else(binary);
     let mut command = match options.wrapper.split_first() {
         Some((program, arguments)) => {
             let mut command = Command::new(program);

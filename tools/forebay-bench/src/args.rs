@@ -1,0 +1,226 @@
+//! The command line as typed.
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+
+use crate::memory::Scenario;
+use crate::report::Format;
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or over the limit (the reason is on standard error), 2 wrong \
+usage.\nA server of its own keeps its data in a new folder under --dir, deleted at the end; a tmpfs there measures \
+memory, not the disk.";
+
+/// Measures a Forebay server: rates, memory, restarts
+#[derive(Debug, Parser)]
+#[command(name = "forebay-bench", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// How to show the result
+    #[arg(short = 'o', long = "output", value_enum, default_value = "table", global = true)]
+    pub format: Format,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Publish(PublishArgs),
+    Consume(ConsumeArgs),
+    Memory(MemoryArgs),
+    Restart(RestartArgs),
+}
+
+/// A server of the tool's own.
+#[derive(Clone, Debug, Args)]
+pub struct OwnServer {
+    /// The server's program [default: forebay beside this program]
+    #[arg(long, value_name = "PATH")]
+    pub server_bin: Option<PathBuf>,
+    /// Where the folder for the server's data is made [default: the system's temporary folder]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+/// The server that is measured.
+#[derive(Clone, Debug, Args)]
+pub struct AnyServer {
+    /// A running server, for example http://127.0.0.1:7070 [default: one of its own for each run]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["server_bin", "dir"])]
+    pub server: Option<String>,
+    #[command(flatten)]
+    pub own: OwnServer,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PublishMode {
+    /// Publish, one message a request
+    Unary,
+    /// PublishStream, one stream a connection
+    Stream,
+    /// Publish, --batch messages a request
+    Batch,
+}
+
+/// Publish as fast as answers come: rate and latency
+///
+/// A closed loop: --in-flight requests are under way, and each answer starts the next one. At the end the queues
+/// must hold what was answered.
+#[derive(Clone, Debug, Args)]
+#[command(
+    group = ArgGroup::new("length").args(["messages", "seconds"]),
+    after_help = "Examples:
+  forebay-bench publish
+  forebay-bench publish --mode unary --in-flight 512 --connections 4 --runs 5
+  forebay-bench publish --mode batch --batch 1000 --size 256 --messages 10000000 -o json
+  forebay-bench publish --server http://127.0.0.1:7070 --queues 10000 --seconds 10
+
+Disk: messages x (size + about 40 bytes)."
+)]
+pub struct PublishArgs {
+    #[command(flatten)]
+    pub server: AnyServer,
+    #[arg(long, value_enum, default_value = "stream")]
+    pub mode: PublishMode,
+    /// Requests under way, over all connections
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub in_flight: u64,
+    /// Messages of one request [default: 1; 100 in mode batch]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    pub batch: Option<u64>,
+    /// Bytes of a body
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(0..=8 << 20))]
+    pub size: u64,
+    /// Messages of one run
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub messages: Option<u64>,
+    /// Seconds of one run [default: 5]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: Option<u64>,
+    /// Queues, used in turn
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub queues: u64,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    pub connections: u64,
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    pub runs: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ConsumeMode {
+    /// Pull --batch messages and acknowledge them, in turn
+    Pull,
+    /// Subscribe with credit for 4 x --batch messages, acknowledging on the stream
+    Subscribe,
+}
+
+/// Consume and acknowledge a backlog as fast as it comes
+///
+/// Fills a queue, then takes all of it. At the end nothing may wait.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  forebay-bench consume
+  forebay-bench consume --mode pull --batch 1000 --consumers 4
+  forebay-bench consume --messages 5000000 --size 128 --runs 5 -o json
+
+Disk: messages x (size + about 60 bytes).")]
+pub struct ConsumeArgs {
+    #[command(flatten)]
+    pub server: AnyServer,
+    #[arg(long, value_enum, default_value = "subscribe")]
+    pub mode: ConsumeMode,
+    /// Messages of one pull; acknowledged together
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    pub batch: u64,
+    /// Consumers, each on a connection of its own
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    pub consumers: u64,
+    /// Messages of one run
+    #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub messages: u64,
+    /// Bytes of a body
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(0..=8 << 20))]
+    pub size: u64,
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    pub runs: u64,
+}
+
+/// Fill a server and see how much memory it takes
+///
+/// Memory is RssAnon + RssShmem of the server's process above the same process when it was empty, once it has come to
+/// rest; the highest reading on the way is shown too. The limit is 64 MiB, for idle-queues 2,048 bytes a queue.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  forebay-bench memory waiting-1k
+  forebay-bench memory waiting-128 --messages 10000000 --dir /mnt/disk
+  forebay-bench memory stuck --scale 0.01 --no-verdict -o json
+
+Disk at scale 1: waiting-1k 1.1 GB, waiting-128 8 GB, large 9.5 GB, stuck 4 GB, queues 0.3 GB,
+delayed and random-acks 0.6 GB, in-flight and idle-queues 0.1 GB.")]
+pub struct MemoryArgs {
+    #[arg(value_enum)]
+    pub scenario: Scenario,
+    #[command(flatten)]
+    pub server: OwnServer,
+    /// Multiplies the scenario's numbers
+    #[arg(long, default_value_t = 1.0, value_parser = scale)]
+    pub scale: f64,
+    /// The scenario's messages (queues, for idle-queues), instead of its own number
+    #[arg(long, conflicts_with = "scale", value_parser = clap::value_parser!(u64).range(1..))]
+    pub messages: Option<u64>,
+    /// Shows the figures without judging them
+    #[arg(long)]
+    pub no_verdict: bool,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub runs: u64,
+}
+
+/// Kill a full server and see how soon it is ready again
+///
+/// Time runs from the start of the process to its ready line. The limit is a median of 200 ms; 1 s with --cold.
+/// What waited must wait again.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  forebay-bench restart
+  forebay-bench restart --messages 50000000 --size 128 --runs 5
+  forebay-bench restart --cold --dir /mnt/disk
+
+Disk: messages x (size + about 40 bytes).")]
+pub struct RestartArgs {
+    #[command(flatten)]
+    pub server: OwnServer,
+    /// Messages that wait
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub messages: u64,
+    /// Bytes of a body
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(0..=8 << 20))]
+    pub size: u64,
+    /// Drops the page cache before each start (writes /proc/sys/vm/drop_caches: needs root)
+    #[arg(long)]
+    pub cold: bool,
+    /// Shows the figures without judging them
+    #[arg(long)]
+    pub no_verdict: bool,
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    pub runs: u64,
+}
+
+fn scale(text: &str) -> Result<f64, String> {
+    let scale: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if scale > 0.0 && scale <= 1_000.0 { Ok(scale) } else { Err("above 0, at most 1000".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+        let args = ["forebay-bench", "publish", "--messages", "1", "--seconds", "1"];
+        assert!(Cli::try_parse_from(args).is_err(), "a run has one length");
+        assert!(Cli::try_parse_from(["forebay-bench", "memory", "stuck", "--scale", "0"]).is_err());
+        assert!(Cli::try_parse_from(["forebay-bench", "memory", "waiting-1k", "-o", "json"]).is_ok());
+    }
+}

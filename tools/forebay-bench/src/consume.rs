@@ -1,0 +1,115 @@
+//! `consume`: the rate at which a backlog is taken and acknowledged.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use forebay::proto::v1::subscribe_request::{Acks, Credit, Open, Request as Up};
+use forebay::proto::v1::subscribe_response::Response as Down;
+use forebay::proto::v1::{SubscribeRequest, SubscribeResponse};
+use forebay_testkit::{Clients, subscription};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+
+use crate::Failure;
+use crate::args::{ConsumeArgs, ConsumeMode};
+use crate::fill::{batch_of, fill};
+use crate::progress::Progress;
+use crate::report::{Figures, Report};
+use crate::site::{Target, check, create_queues, delete_queues, queue_names, waiting};
+use crate::take::{all_ok, first_done, pull_all};
+
+/// Credit in bytes that never runs out within a run.
+const BYTES_CREDIT: u64 = 1 << 40;
+/// Messages that a stream may be sent ahead of its acks, in batches.
+const CREDIT_BATCHES: u64 = 4;
+
+pub async fn run(args: &ConsumeArgs) -> Result<Report, Failure> {
+    let mut runs = Vec::new();
+    for _ in 0..args.runs {
+        runs.push(one(args).await?);
+    }
+    let settings = json!({
+        "mode": format!("{:?}", args.mode).to_lowercase(),
+        "batch": args.batch,
+        "consumers": args.consumers,
+        "size": args.size,
+    });
+    Ok(Report { command: "consume", settings, runs, limit: None })
+}
+
+async fn one(args: &ConsumeArgs) -> Result<Figures, Failure> {
+    let target = Target::new(&args.server)?;
+    let (clients, names) = (target.clients(), queue_names(1));
+    create_queues(&clients, &names).await?;
+    fill(&clients, &names, args.messages, args.size, batch_of(args.size)).await?;
+    check("messages that wait", waiting(&clients, &names).await?, args.messages)?;
+    let everyone: Vec<Clients> = (0..args.consumers).map(|_| target.clients()).collect();
+    let progress = Arc::new(Progress::start("consuming", args.messages));
+    let name = subscription(&names[0]);
+    let start = Instant::now();
+    match args.mode {
+        ConsumeMode::Pull => {
+            pull_all(&everyone, &name, args.batch, args.messages, Arc::clone(&progress)).await?;
+        }
+        ConsumeMode::Subscribe => subscribe_all(args, &everyone, &name, &progress).await?,
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    check("messages consumed", progress.done(), args.messages)?;
+    check("messages left", waiting(&clients, &names).await?, 0)?;
+    delete_queues(&clients, &names).await?;
+    Ok(vec![
+        ("messages", args.messages as f64),
+        ("seconds", seconds),
+        ("messages_per_second", args.messages as f64 / seconds),
+        ("mib_per_second", (args.messages * args.size) as f64 / seconds / f64::from(1 << 20)),
+    ])
+}
+
+async fn subscribe_all(
+    args: &ConsumeArgs,
+    everyone: &[Clients],
+    subscription: &str,
+    progress: &Arc<Progress>,
+) -> Result<(), Failure> {
+    let mut workers = JoinSet::new();
+    for clients in everyone {
+        let credit = Credit { messages: args.batch * CREDIT_BATCHES, bytes: BYTES_CREDIT };
+        let open = Open { subscription: subscription.to_owned(), credit: Some(credit), ..Open::default() };
+        workers.spawn(subscribe(clients.clone(), open, args.messages, Arc::clone(progress)));
+    }
+    first_done(workers).await
+}
+
+/// Takes what comes and acknowledges it, until all consumers together have finished `total`.
+async fn subscribe(
+    mut clients: Clients,
+    open: Open,
+    total: u64,
+    progress: Arc<Progress>,
+) -> Result<(), Failure> {
+    let (up, requests) = mpsc::unbounded_channel();
+    let send = |request| up.send(SubscribeRequest { request: Some(request) });
+    send(Up::Open(open))?;
+    let mut answers = clients.messages.subscribe(UnboundedReceiverStream::new(requests)).await?.into_inner();
+    while let Some(SubscribeResponse { response }) = answers.message().await? {
+        match response {
+            Some(Down::Deliveries(deliveries)) => {
+                let ack_ids: Vec<String> =
+                    deliveries.messages.into_iter().map(|message| message.ack_id).collect();
+                send(Up::Credit(Credit { messages: ack_ids.len() as u64, bytes: 0 }))?;
+                send(Up::Acks(Acks { ack_ids, ..Acks::default() }))?;
+            }
+            Some(Down::AckResults(results)) => {
+                all_ok(&results.acks)?;
+                progress.add(results.acks.len() as u64);
+                if progress.done() >= total {
+                    return Ok(());
+                }
+            }
+            _ => {}
+        }
+    }
+    Err("the server ended the stream".into())
+}

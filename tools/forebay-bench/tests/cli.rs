@@ -1,0 +1,164 @@
+//! The tool against real servers, at a tiny scale. Figures are checked for being there and for what they must be;
+//! how fast anything was is not.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use forebay_testkit::{Server, ServerOptions};
+use serde_json::Value;
+
+fn bench(arguments: &[&str]) -> Output {
+    let output = Command::new(env!("CARGO_BIN_EXE_forebay-bench")).args(arguments).output();
+    output.expect("the tool starts")
+}
+
+/// Runs the tool, which must succeed, and gives its JSON.
+fn json(arguments: &[&str]) -> Value {
+    let output = bench(&[arguments, &["-o", "json"]].concat());
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    assert!(errors.is_empty(), "nothing on standard error without a terminal: {errors}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn figure(json: &Value, run: usize, name: &str) -> f64 {
+    json["runs"][run][name].as_f64().unwrap_or_else(|| panic!("{name} is missing in {json:#}"))
+}
+
+/// A directory must be empty again after this.
+fn in_dir(run: impl FnOnce(&str)) {
+    let dir = tempfile::tempdir().unwrap();
+    run(dir.path().to_str().unwrap());
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn publishing_is_measured_in_every_mode() {
+    for (mode, batch) in [("unary", "1"), ("stream", "3"), ("batch", "50")] {
+        in_dir(|dir| {
+            let more =
+                ["--runs", "2", "--queues", "3", "--connections", "2", "--in-flight", "8", "--dir", dir];
+            let report = json(
+                &[&["publish", "--mode", mode, "--batch", batch, "--messages", "500"], &more[..]].concat(),
+            );
+            assert_eq!(report["settings"]["mode"], mode);
+            assert_eq!(report["runs"].as_array().unwrap().len(), 2);
+            for run in 0..2 {
+                assert_eq!(figure(&report, run, "messages"), 500.0);
+                assert!(figure(&report, run, "messages_per_second") > 0.0);
+                assert!(
+                    figure(&report, run, "latency_p50_ms") <= figure(&report, run, "latency_max_ms")
+                        && figure(&report, run, "latency_max_ms") > 0.0
+                );
+            }
+            assert_eq!(report["summary"]["messages"]["median"], 500);
+        });
+    }
+}
+
+#[test]
+fn a_running_server_is_measured_and_left_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&dir.path().join("data"), &ServerOptions::small_segments());
+    let url = format!("http://{}", server.grpc);
+    let report = json(&["publish", "--server", &url, "--messages", "100", "--runs", "1"]);
+    assert_eq!(figure(&report, 0, "messages"), 100.0);
+    json(&["consume", "--server", &url, "--messages", "100", "--runs", "1"]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let stats = runtime.block_on(async {
+        let request = forebay::proto::v1::GetStatsRequest::default();
+        server.clients().admin.get_stats(request).await.unwrap().into_inner().server.unwrap()
+    });
+    assert_eq!((stats.queues, stats.subscriptions), (0, 0));
+    assert!(stats.records > 0);
+}
+
+#[test]
+fn consuming_is_measured_both_ways() {
+    for mode in ["pull", "subscribe"] {
+        in_dir(|dir| {
+            let more = ["--messages", "2500", "--batch", "100", "--runs", "1", "--dir", dir];
+            let report = json(&[&["consume", "--mode", mode], &more[..]].concat());
+            assert_eq!(figure(&report, 0, "messages"), 2_500.0);
+            assert!(figure(&report, 0, "messages_per_second") > 0.0);
+        });
+    }
+}
+
+#[test]
+fn every_memory_scenario_reaches_its_state() {
+    for (scenario, messages, of) in [
+        ("waiting-1k", "3000", "message"),
+        ("waiting-128", "3000", "message"),
+        ("large", "4", "message"),
+        ("delayed", "2500", "message"),
+        ("random-acks", "12000", "message"),
+        ("in-flight", "11000", "message"),
+        ("queues", "550", "message"),
+        ("stuck", "3000", "message"),
+        ("idle-queues", "200", "queue"),
+    ] {
+        in_dir(|dir| {
+            let report = json(&["memory", scenario, "--messages", messages, "--no-verdict", "--dir", dir]);
+            assert_eq!(report["settings"]["scenario"], scenario);
+            assert_eq!(report["settings"]["count"].to_string(), messages);
+            assert!(figure(&report, 0, "empty_mib") > 0.5, "a process has memory");
+            assert!(figure(&report, 0, "peak_growth_mib") >= figure(&report, 0, "growth_mib"));
+            assert!(figure(&report, 0, &format!("bytes_per_{of}")) >= 0.0);
+            assert!(report.get("limit").is_none());
+        });
+    }
+}
+
+#[test]
+fn scale_multiplies_a_scenario() {
+    let report = json(&["memory", "waiting-1k", "--scale", "0.002"]);
+    assert_eq!(report["settings"]["count"], 2_000);
+    assert_eq!(report["limit"]["figure"], "growth_mib");
+    assert_eq!(report["limit"]["most"], 64);
+}
+
+/// A program that starts the server of this build after half a second.
+fn slow_server(dir: &Path) -> String {
+    let path = dir.join("slow-forebay");
+    let server = forebay_testkit::server::binary();
+    std::fs::write(&path, format!("#!/bin/sh\nsleep 0.5\nexec {} \"$@\"\n", server.display())).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_restart_is_measured_and_judged() {
+    in_dir(|dir| {
+        let small = ["restart", "--messages", "3000", "--size", "100", "--runs", "3", "--dir", dir];
+        let report = json(&[&small[..], &["--no-verdict"]].concat());
+        for run in 0..3 {
+            assert!(figure(&report, run, "ready_ms") > figure(&report, run, "recovery_ms"));
+        }
+        let programs = tempfile::tempdir().unwrap();
+        let slow = slow_server(programs.path());
+        let output = bench(&[&small[..], &["--server-bin", &slow, "-o", "json"]].concat());
+        assert_eq!(output.status.code(), Some(1));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["limit"]["passed"], false);
+        assert!(figure(&report, 0, "ready_ms") > 500.0);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(errors.starts_with("ready_ms has a median of "), "{errors}");
+    });
+}
+
+#[test]
+fn what_cannot_be_run_is_said() {
+    let missing = bench(&["publish", "--server-bin", "/nonexistent/forebay"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("/nonexistent/forebay"));
+    let broken = bench(&["restart", "--server-bin", "/bin/false", "--messages", "1"]);
+    assert_eq!(broken.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&broken.stderr).contains("did not start"));
+    assert_eq!(bench(&["memory", "everything"]).status.code(), Some(2));
+    assert_eq!(bench(&["publish", "--mode", "unary", "--batch", "2"]).status.code(), Some(1));
+    let help = bench(&["memory", "--help"]);
+    assert!(String::from_utf8_lossy(&help.stdout).contains("Disk at scale 1"));
+}
