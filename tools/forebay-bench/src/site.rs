@@ -81,14 +81,14 @@ fn beside() -> Result<std::path::PathBuf, Failure> {
 
 /// The server that is measured.
 pub enum Target {
-    Own(Site),
+    Own(Box<Site>),
     Running { address: String },
 }
 
 impl Target {
     /// A fresh server, or the one that runs.
     pub fn new(any: &AnyServer) -> Result<Self, Failure> {
-        let Some(url) = &any.server else { return Ok(Self::Own(Site::started(&any.own)?)) };
+        let Some(url) = &any.server else { return Ok(Self::Own(Box::new(Site::started(&any.own)?))) };
         let address = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/').to_owned();
         Ok(Self::Running { address })
     }
@@ -104,8 +104,7 @@ impl Target {
 
 /// Names for new queues, unlike those of other runs on the same server.
 pub fn queue_names(count: u64) -> Vec<String> {
-    let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let (process, micros) = (std::process::id(), started.as_micros());
+    let (process, micros) = (std::process::id(), forebay::clock::wall_us());
     (0..count).map(|number| format!("bench-{process}-{micros}-{number}")).collect()
 }
 

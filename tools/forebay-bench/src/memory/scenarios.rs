@@ -84,7 +84,7 @@ async fn random_acks(clients: &Clients, count: u64) -> Result<(), Failure> {
     let (progress, mut random) = (Progress::start("acknowledging", count), Random::new(1));
     let mut ack_ids = lease(&mut clients, &name, held).await?;
     while progress.done() < count {
-        let more = (held / 2).min(PULL_MAX).max(1).min(count - progress.done());
+        let more = (held / 2).clamp(1, PULL_MAX).min(count - progress.done());
         let chosen =
             (0..more).map(|_| ack_ids.swap_remove(random.below(ack_ids.len() as u64) as usize)).collect();
         acknowledge(&mut clients, &name, chosen).await?;
