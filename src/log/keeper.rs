@@ -99,7 +99,7 @@ impl House {
         let inbox = self.inbox.clone();
         let work = AssertUnwindSafe(|| jobs.iter().try_for_each(|job| self.work(job)));
         if let Err(error) = catch_unwind(work).unwrap_or(Err(LogError::Panicked)) {
-            inbox.stop_for(error);
+            inbox.stop(error);
         }
     }
 

@@ -111,7 +111,7 @@ impl Inbox {
     }
 
     /// Stops the writer for a failure that another thread has met.
-    pub fn stop_for(&self, error: LogError) {
+    pub fn stop(&self, error: LogError) {
         self.change(|state| state.stopped_for = Some(error));
     }
 

@@ -361,9 +361,10 @@ mod tests {
             file.write_all_at(&good[at..=at], at as u64).unwrap();
         }
         assert!(open(&disk).is_ok());
-        for length in [0, 4_095, 4_096, 8_191, 12_288] {
+        for length in [0, 4_095, 4_096, 8_191, 8_193, 12_288] {
             file.set_len(length).unwrap();
             assert!(open(&disk).is_err(), "{length} bytes");
+            file.write_all_at(&good, 0).unwrap();
         }
     }
 

@@ -43,8 +43,7 @@ impl Summary {
 
     /// False only if the segment has no run of the queue.
     pub fn may_hold(&self, queue: QueueId) -> bool {
-        self.runs > 0
-            && (self.lowest..=self.highest).contains(&queue)
+        (self.lowest..=self.highest).contains(&queue)
             && bits(queue).all(|(at, bit)| self.filter[at] & bit != 0)
     }
 }

@@ -108,6 +108,10 @@ fn a_failure_behind_the_last_batch_is_told_by_closing() {
     // Whether the batches were faster or not.
     let _ = harness.wait(last);
     assert!(harness.log.close().is_err());
+    // Also when the writer has ended, and cannot take the failure up any more.
+    let inbox = Inbox::default();
+    inbox.stop(LogError::Panicked);
+    assert!(matches!(inbox.failure(), Some(LogError::Panicked)));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `cargo xtask`: runs that torment a real server and judge what its clients were told.
 
 mod faults;
+mod full_disk;
 mod kill_loop;
 mod real_input;
 mod shadow;
@@ -38,6 +39,12 @@ enum Task {
         #[arg(long, default_value = "")]
         only: String,
     },
+    /// Fill a small file system again and again; the server must refuse in time, lose nothing and go on by itself
+    FullDisk {
+        /// How often it is filled and emptied; in every second round the server is killed while it is full
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+        rounds: u64,
+    },
     /// Take real payloads through the command-line client: publish, kill, consume, kill, empty
     RealInput {
         /// The folder that has github-webhooks.jsonl
@@ -50,6 +57,7 @@ fn main() -> ExitCode {
     let done = build().and_then(|()| match task {
         Task::KillLoop { cycles, seed, data_dir } => kill_loop::run(cycles, seed, data_dir),
         Task::Faults { only } => faults::run(&only),
+        Task::FullDisk { rounds } => full_disk::run(rounds),
         Task::RealInput { payloads } => real_input::run(&payloads),
     });
     match done {
