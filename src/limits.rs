@@ -40,6 +40,16 @@ pub const LEASE_US_MAX: u64 = 12 * 3600 * 1_000_000;
 pub const LEASE_US_DEFAULT: u64 = 30_000_000;
 /// Longest delay of a retry, in microseconds.
 pub const RETRY_DELAY_US_MAX: u64 = 7 * 24 * 3600 * 1_000_000;
+/// Deliveries of a message until it is given up, unless asked otherwise.
+pub const ATTEMPTS_DEFAULT: u32 = 16;
+/// Most deliveries of a message that may be asked for.
+pub const ATTEMPTS_MAX: u32 = 1_000_000;
+/// Shortest delay of a retry policy, in microseconds.
+pub const BACKOFF_US_MIN: u64 = 1_000;
+/// First delay of a retry policy unless asked otherwise, in microseconds.
+pub const BACKOFF_US_DEFAULT: u64 = 1_000_000;
+/// Longest delay of a retry policy unless asked otherwise, in microseconds.
+pub const BACKOFF_LONGEST_US_DEFAULT: u64 = 600_000_000;
 /// Longest wait of a pull for its first message, in microseconds.
 pub const PULL_WAIT_US_MAX: u64 = 60_000_000;
 /// Messages in flight on one subscription.

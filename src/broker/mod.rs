@@ -20,6 +20,7 @@ mod cache;
 mod checkpoints;
 mod commits;
 mod consumers;
+mod due;
 mod open;
 pub mod pipeline;
 mod publish;

@@ -22,7 +22,7 @@ const DELIVERIES_PER_ROUND: usize = 32;
 /// How long a pull waits at least if only the room for reads is short, microseconds.
 const STARVED_WAIT_US: u64 = 1_000_000;
 /// How long a damaged message is set aside before it is tried again, microseconds.
-const DAMAGED_RETRY_US: u64 = 60_000_000;
+pub(super) const DAMAGED_RETRY_US: u64 = 60_000_000;
 
 impl Shell {
     pub(super) fn pull(
@@ -126,16 +126,6 @@ impl Shell {
         if let ConsumerKind::Pull { reply, .. } = consumer.kind {
             self.commits.answer(Answer::new(reply, Err(error)));
         }
-    }
-
-    /// Takes back what ended leases and delays hold.
-    pub(super) fn come_due(&mut self, id: SubscriptionId, now: Now) {
-        let expired = self.state.take_expired(id, now.log_us);
-        let Some(subscription) = self.state.subscription(id) else { return };
-        let events = consume::come_due(subscription, expired, now);
-        self.enact_lazily(&events, now);
-        self.schedule(id);
-        self.mark(id);
     }
 
     /// One round of deliveries.
@@ -279,6 +269,9 @@ impl Shell {
                 let message = messages.into_iter().next();
                 self.dead_letter_read(job, slot, message, now);
             }
+            Purpose::GiveUp { subscription, tokens } => {
+                self.exhausted_read(subscription, &tokens, done.messages, &done.damaged, now);
+            }
         }
     }
 
@@ -347,7 +340,7 @@ impl Shell {
     /// Sets damaged messages aside for a while: loud, and out of the others' way.
     fn set_aside(&mut self, id: SubscriptionId, damaged: &[Offset], now: Now) {
         let Some(subscription) = self.state.subscription(id) else { return };
-        let events = consume::set_aside(subscription, damaged, now.log_us + DAMAGED_RETRY_US);
+        let events = consume::set_aside(subscription, damaged, now.log_us + DAMAGED_RETRY_US, false);
         self.enact_lazily(&events, now);
         self.schedule(id);
     }

@@ -3,6 +3,7 @@
 use super::api::{ConsumerId, Reply, StoredMessage};
 use super::settle::JobId;
 use crate::core::consume::Handed;
+use crate::core::settle::AckToken;
 use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
 use crate::log::{Index, Piece, ReadError, ReadMessage, Reader, RunRead};
 
@@ -30,6 +31,7 @@ pub enum Purpose {
     Deliver { consumer: ConsumerId, subscription: SubscriptionId, handed: Vec<Handed> },
     Peek { peek: Peek, reply: Reply<Vec<StoredMessage>> },
     DeadLetter { job: JobId, slot: usize },
+    GiveUp { subscription: SubscriptionId, tokens: Vec<AckToken> },
 }
 
 /// What a peek asks for.

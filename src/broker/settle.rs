@@ -1,7 +1,8 @@
 //! Calls that end deliveries or lengthen them.
 //!
-//! Acks, retries and releases are decided at once. A rejection copies its message to the dead-letter queue, so it
-//! needs the message's bytes first; the call is answered when all of its parts are on disk.
+//! Acks, retries and releases are decided at once. What gives a message up (a rejection, a retry after the last attempt)
+//! copies it to the dead-letter queue, so it needs the message's bytes first; the call is answered when all of its
+//! parts are on disk.
 
 use rustc_hash::FxHashMap;
 
@@ -12,20 +13,20 @@ use super::shell::Shell;
 use crate::clock::{Now, wall_us};
 use crate::core::dead_letter::{self, FreshUids, Letter};
 use crate::core::publish::LaneRun;
-use crate::core::settle::{self, AckToken};
+use crate::core::settle::{self, AckToken, GivenUp};
 use crate::core::state::{Queue, Subscription};
-use crate::core::types::{Ending, Settled};
+use crate::core::types::Settled;
 use crate::core::{Event, event_codec};
 use crate::ids::{Offset, SubscriptionId, Uid};
 use crate::names::SubscriptionName;
-use crate::record::meta::{DeadLetter, DeadLetterReason, Meta};
+use crate::record::meta::{DeadLetter, Meta};
 use crate::record::{Record, StoredParts};
 
-/// Identifies a call whose rejections are under way.
+/// Identifies a call whose dead letters are under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct JobId(u64);
 
-/// Calls whose rejections are under way.
+/// Calls whose dead letters are under way.
 #[derive(Default)]
 pub struct Jobs {
     by_id: FxHashMap<JobId, Job>,
@@ -35,7 +36,7 @@ pub struct Jobs {
 struct Job {
     subscription: SubscriptionId,
     outcomes: Vec<Settled>,
-    rejections: FxHashMap<usize, (AckToken, String)>,
+    given_up: FxHashMap<usize, GivenUp>,
     reply: Reply<Vec<Settled>>,
 }
 
@@ -62,22 +63,15 @@ impl Shell {
             }
         }
         let decision = settle::settle(&self.state, subscription, self.end_of(subscription), &endings, now);
-        for (place, settled) in places.iter().zip(decision.answer) {
+        let settle::Settlement { outcomes: decided, given_up } = decision.answer;
+        for (place, settled) in places.iter().zip(decided) {
             outcomes[*place] = settled;
         }
         self.enact(&decision.events, now);
         self.schedule(id);
         self.mark(id);
-        let rejections: FxHashMap<usize, (AckToken, String)> = places
-            .into_iter()
-            .zip(endings)
-            .filter(|(place, _)| outcomes[*place] == Settled::Ok)
-            .filter_map(|(place, (token, ending))| match ending {
-                Ending::Reject { error } => Some((place, (token, error))),
-                _ => None,
-            })
-            .collect();
-        self.reject_all(Job { subscription: id, outcomes, rejections, reply });
+        let given_up = given_up.into_iter().map(|(index, given_up)| (places[index], given_up)).collect();
+        self.give_up_all(Job { subscription: id, outcomes, given_up, reply });
     }
 
     pub(super) fn extend(
@@ -117,13 +111,13 @@ impl Shell {
         self.state.queue(subscription.queue).map_or(Offset(0), |queue| queue.next_offset)
     }
 
-    /// Starts a call's rejections; answers at once if there are none.
-    fn reject_all(&mut self, job: Job) {
+    /// Starts a call's dead letters; answers at once if there are none.
+    fn give_up_all(&mut self, job: Job) {
         self.jobs.last += 1;
         let id = JobId(self.jobs.last);
         let subscription = job.subscription;
         let mut slots: Vec<(usize, Offset)> =
-            job.rejections.iter().map(|(slot, (token, _))| (*slot, token.offset)).collect();
+            job.given_up.iter().map(|(slot, given_up)| (*slot, given_up.token.offset)).collect();
         slots.sort_unstable();
         self.jobs.by_id.insert(id, job);
         for (slot, offset) in slots {
@@ -134,7 +128,7 @@ impl Shell {
         self.finish_job(id);
     }
 
-    /// A message to reject was read, or could not be.
+    /// A message to give up was read, or could not be.
     pub(super) fn dead_letter_read(
         &mut self,
         id: JobId,
@@ -143,10 +137,10 @@ impl Shell {
         now: Now,
     ) {
         let job = self.jobs.by_id.get_mut(&id).expect("a job lives until its reads are done");
-        let (token, error) = job.rejections.remove(&slot).expect("each slot is read once");
+        let given_up = job.given_up.remove(&slot).expect("each slot is read once");
         let subscription = job.subscription;
         let outcome = match message {
-            Some(message) => self.dead_letter(subscription, token, error, message, now),
+            Some(message) => self.dead_letter(subscription, given_up, message, now),
             None => Settled::Transient { why: "the message cannot be read; see the server's log".to_owned() },
         };
         let job = self.jobs.by_id.get_mut(&id).expect("looked up above");
@@ -155,28 +149,28 @@ impl Shell {
     }
 
     fn finish_job(&mut self, id: JobId) {
-        if self.jobs.by_id.get(&id).is_some_and(|job| job.rejections.is_empty()) {
+        if self.jobs.by_id.get(&id).is_some_and(|job| job.given_up.is_empty()) {
             let job = self.jobs.by_id.remove(&id).expect("seen above");
             self.commits.answer(Answer::Settle(job.reply, Ok(job.outcomes)));
         }
     }
 
     /// Moves one message to the dead-letter queue, if it is still the token's to end.
-    fn dead_letter(
+    pub(super) fn dead_letter(
         &mut self,
         id: SubscriptionId,
-        token: AckToken,
-        error: String,
+        given_up: GivenUp,
         message: StoredMessage,
         now: Now,
     ) -> Settled {
         let Some(subscription) = self.state.subscription(id) else { return Settled::Stale };
         let queue = self.state.queue(subscription.queue).expect("a subscription has a queue");
+        let token = given_up.token;
         if !settle::is_held(&self.state, subscription, queue.next_offset, token) {
             return Settled::Stale;
         }
         let refused = |why: String| Settled::Refused { why };
-        let Some(parts) = dead_letter_parts(queue, subscription, token, error, &message) else {
+        let Some(parts) = dead_letter_parts(queue, subscription, given_up, &message) else {
             return refused(
                 "the message's metadata is damaged; run forebay fsck on the data directory".to_owned(),
             );
@@ -219,13 +213,13 @@ impl Shell {
 fn dead_letter_parts(
     queue: &Queue,
     subscription: &Subscription,
-    token: AckToken,
-    error: String,
+    given_up: GivenUp,
     message: &StoredMessage,
 ) -> Option<StoredParts> {
+    let GivenUp { token, reason, error } = given_up;
     let mut meta = Meta::decode(&message.meta).ok()?;
     meta.dead_letter = Some(DeadLetter {
-        reason: DeadLetterReason::Rejected,
+        reason,
         error,
         queue: queue.name.to_string(),
         queue_uid: queue.uid,

@@ -1,17 +1,29 @@
 //! Decisions about queues and subscriptions themselves.
 
 use super::Decision;
+use super::dead_letter::check_target;
 use super::event::{Event, QueueCreated, SubscriptionCreated};
 use super::state::{Queue, State, Subscription};
 use super::types::*;
 use crate::clock::Now;
 use crate::ids::{QueueId, SubscriptionId, Uid};
-use crate::limits::{IN_FLIGHT_MAX, LEASE_US_DEFAULT};
+use crate::limits::{ATTEMPTS_DEFAULT, IN_FLIGHT_MAX, LEASE_US_DEFAULT};
 use crate::names::{DEFAULT_SUBSCRIPTION, Name, QueueName, SubscriptionName};
 
 impl Default for SubscriptionConfig {
     fn default() -> Self {
-        Self { lease_us: LEASE_US_DEFAULT, in_flight_max: IN_FLIGHT_MAX }
+        Self {
+            lease_us: LEASE_US_DEFAULT,
+            in_flight_max: IN_FLIGHT_MAX,
+            retry: RetryPolicy::default(),
+            dead_letter_queue: None,
+        }
+    }
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self { attempts_max: ATTEMPTS_DEFAULT, backoff_us_min: 0, backoff_us_max: 0 }
     }
 }
 
@@ -65,6 +77,9 @@ pub fn create_subscription(
     let queue = state.queue_named(&name.queue)?;
     if queue.subscriptions.contains_key(&name.subscription) {
         return Err(Reject::SubscriptionExists(name));
+    }
+    if let Some(target) = &config.dead_letter_queue {
+        check_target(state, queue, target)?;
     }
     let start = match start {
         Start::Earliest => queue.first_offset,

@@ -1,10 +1,15 @@
 //! Decisions to hand messages out, and to take them back when time is over.
 
-use super::Decision;
+use std::cell::LazyCell;
+use std::collections::BTreeMap;
+
 use super::delivery::LeaseId;
 use super::event::Event;
+use super::retry::GIVING_UP_US;
 use super::runs::runs_of;
+use super::settle::AckToken;
 use super::state::{State, Subscription};
+use super::{Decision, dead_letter};
 use crate::clock::Now;
 use crate::ids::Offset;
 
@@ -62,16 +67,50 @@ pub fn give_back(subscription: &Subscription, unused: &[Handed]) -> Vec<Event> {
     requeue(subscription, still.map(|handed| handed.offset), 0, false)
 }
 
-/// Sets outstanding messages aside until `due_us`; their attempt does not count.
-pub fn set_aside(subscription: &Subscription, offsets: &[Offset], due_us: u64) -> Vec<Event> {
+/// Sets outstanding messages aside until `due_us`; their attempt counts if `counted` says so.
+pub fn set_aside(subscription: &Subscription, offsets: &[Offset], due_us: u64, counted: bool) -> Vec<Event> {
     let held = offsets.iter().copied().filter(|offset| subscription.delivery.outstanding(*offset).is_some());
-    requeue(subscription, held, due_us, false)
+    requeue(subscription, held, due_us, counted)
 }
 
-/// Takes back what `expired` leases and ended delays hold.
-pub fn come_due(subscription: &Subscription, expired: Vec<Offset>, now: Now) -> Vec<Event> {
+/// Takes back what `expired` leases and ended delays hold. The answer is what had its last attempt: it is set aside
+/// until it has moved to the dead-letter queue, which needs its bytes.
+pub fn come_due(
+    state: &State,
+    subscription: &Subscription,
+    expired: Vec<Offset>,
+    now: Now,
+) -> Decision<Vec<AckToken>> {
     let due = subscription.delivery.due(now.log_us);
-    requeue(subscription, expired.into_iter().chain(due), 0, true)
+    let gives_up = LazyCell::new(|| gives_up(state, subscription));
+    let mut given_up = Vec::new();
+    let mut groups: BTreeMap<u64, Vec<Offset>> = BTreeMap::new();
+    let ended = expired.into_iter().map(|offset| (offset, true));
+    for (offset, is_lease) in ended.chain(due.into_iter().map(|offset| (offset, false))) {
+        let Some(message) = subscription.delivery.outstanding(offset) else { continue };
+        let due_us = if subscription.is_exhausted(message) && *gives_up {
+            given_up.push(AckToken { offset, lease: message.lease });
+            now.log_us + GIVING_UP_US
+        } else if is_lease {
+            due_in(subscription.backoff_us(offset, message.attempts), now)
+        } else {
+            0
+        };
+        groups.entry(due_us).or_default().push(offset);
+    }
+    let requeued = |(due_us, offsets)| requeue(subscription, offsets, due_us, true);
+    Decision { answer: given_up, events: groups.into_iter().flat_map(requeued).collect() }
+}
+
+/// Whether messages of the subscription are given up after their last attempt: they need somewhere to go.
+pub(super) fn gives_up(state: &State, subscription: &Subscription) -> bool {
+    let queue = state.queue(subscription.queue).expect("a subscription has a queue");
+    dead_letter::target(state, queue, subscription).is_ok()
+}
+
+/// When a delay ends, as events say it: 0 for at once.
+pub(super) fn due_in(delay_us: u64, now: Now) -> u64 {
+    if delay_us == 0 { 0 } else { now.log_us + delay_us }
 }
 
 /// Puts messages back to waiting until `due_us` (0 = now).

@@ -1,13 +1,16 @@
 //! The decision to give a message up: it moves to the subscription's dead-letter queue in one atomic commit.
 //!
-//! The queue is `<queue>-dead` in the same namespace, made when first needed. A dead-letter queue has no dead
-//! letters of its own, so that nothing can circle.
+//! The queue is the one that the subscription names, or else `<queue>-dead` in the same namespace; it is made when
+//! first needed. What is made so has no dead letters of its own, and a way from queue to queue that would lead back is
+//! refused, so that nothing can circle.
+
+use std::collections::BTreeSet;
 
 use super::Decision;
 use super::admin::first_subscription;
 use super::event::{Event, PublishedRun, QueueCreated};
 use super::state::{Queue, State, Subscription};
-use super::types::QueueConfig;
+use super::types::{QueueConfig, Reject};
 use crate::clock::Now;
 use crate::ids::{Offset, Uid};
 use crate::names::{Name, QueueName};
@@ -22,6 +25,8 @@ pub enum NoDeadLetter {
         "the dead-letter queue's name {name:?} would be longer than a name may be; ack the message or retry it"
     )]
     NameTooLong { name: String },
+    #[error("the dead-letter queue {0} leads back to this queue; ack the message or retry it")]
+    LeadsBack(QueueName),
 }
 
 /// The message that is given up.
@@ -41,16 +46,53 @@ pub struct FreshUids {
     pub subscription: Uid,
 }
 
-/// The name of a queue's dead-letter queue, if it may have one.
-pub fn queue_name(queue: &Queue) -> Result<QueueName, NoDeadLetter> {
+/// The name of a subscription's dead-letter queue, if it may have one.
+pub fn target(state: &State, queue: &Queue, subscription: &Subscription) -> Result<QueueName, NoDeadLetter> {
+    let name = named_target(queue, subscription)?;
+    if leads_to(state, &name, &queue.name) { Err(NoDeadLetter::LeadsBack(name)) } else { Ok(name) }
+}
+
+/// Checks the dead-letter queue that a new subscription of a queue asks for.
+pub(super) fn check_target(state: &State, queue: &Queue, target: &QueueName) -> Result<(), Reject> {
+    let refused = |why| {
+        let (queue, target) = (queue.name.clone(), target.clone());
+        Err(Reject::DeadLetterQueue { queue, target, why })
+    };
+    if queue.dead_letters {
+        return refused("is not needed: the queue holds dead letters and has none of its own");
+    }
+    if leads_to(state, target, &queue.name) { refused("leads back to it") } else { Ok(()) }
+}
+
+fn named_target(queue: &Queue, subscription: &Subscription) -> Result<QueueName, NoDeadLetter> {
     if queue.dead_letters {
         return Err(NoDeadLetter::IsDeadLetterQueue(queue.name.clone()));
+    }
+    if let Some(name) = &subscription.config.dead_letter_queue {
+        return Ok(name.clone());
     }
     let name = format!("{}-dead", queue.name.queue);
     match Name::new(&name) {
         Ok(name) => Ok(QueueName { namespace: queue.name.namespace.clone(), queue: name }),
         Err(_) => Err(NoDeadLetter::NameTooLong { name }),
     }
+}
+
+/// Whether messages that are given up again and again can come from one queue to the other.
+fn leads_to(state: &State, from: &QueueName, to: &QueueName) -> bool {
+    let mut seen = BTreeSet::new();
+    let mut ways = vec![from.clone()];
+    while let Some(name) = ways.pop() {
+        if name == *to {
+            return true;
+        }
+        let Ok(queue) = state.queue_named(&name) else { continue };
+        if seen.insert(name) {
+            let subscriptions = queue.subscriptions.values().filter_map(|id| state.subscription(*id));
+            ways.extend(subscriptions.filter_map(|subscription| named_target(queue, subscription).ok()));
+        }
+    }
+    false
 }
 
 /// Moves a message of a subscription to the dead-letter queue: made if needed, published, finished here.
@@ -62,7 +104,7 @@ pub fn dead_letter(
     fresh: FreshUids,
     now: Now,
 ) -> Result<Decision<()>, NoDeadLetter> {
-    let name = queue_name(queue)?;
+    let name = target(state, queue, subscription)?;
     let mut events = Vec::new();
     let (to, to_offset, earliest_us) = match state.queue_named(&name) {
         Ok(dead) => (dead.id, dead.next_offset, dead.last_publish_us),

@@ -2,7 +2,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::core::types::{QueueConfig, SubscriptionConfig};
+use crate::core::types::{QueueConfig, RetryPolicy, SubscriptionConfig};
 use crate::ids::Lsn;
 use crate::record::Lane;
 use crate::record::envelope;
@@ -70,7 +70,12 @@ fn admin_event() -> impl Strategy<Value = Event> {
                 subscription: SubscriptionId(y),
                 uid: Uid(uid),
                 name: a,
-                config: SubscriptionConfig { lease_us: x, in_flight_max: y },
+                config: SubscriptionConfig {
+                    lease_us: x,
+                    in_flight_max: y,
+                    retry: RetryPolicy { attempts_max: x as u32, backoff_us_min: y, backoff_us_max: x },
+                    dead_letter_queue: dead_letters.then(|| QueueName { namespace: b.clone(), queue: b }),
+                },
                 start: Offset(x),
                 create_time_us: y,
             }),
@@ -158,7 +163,12 @@ fn one_of_each() -> Vec<(&'static str, Record)> {
         subscription,
         uid: Uid([8; 16]),
         name: name("audit"),
-        config: SubscriptionConfig { lease_us: 30_000_000, in_flight_max: 10_000 },
+        config: SubscriptionConfig {
+            lease_us: 30_000_000,
+            in_flight_max: 10_000,
+            retry: RetryPolicy { attempts_max: 5, backoff_us_min: 1_000_000, backoff_us_max: 60_000_000 },
+            dead_letter_queue: Some(QueueName { namespace: name("default"), queue: name("lost") }),
+        },
         start: Offset(12),
         create_time_us: 1_700_000_000_000_001,
     };

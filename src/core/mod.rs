@@ -9,7 +9,8 @@
 //! 2. Nothing here reads a clock, randomness, a file or a socket, or logs; times and random ids come in as arguments.
 //! 3. Message bodies and metadata never come in here.
 //!
-//! Decisions live by subject: [`admin`], [`publish`], [`consume`], [`settle`], [`dead_letter`].
+//! Decisions live by subject: [`admin`], [`publish`], [`consume`], [`settle`], [`retry`],
+//! [`dead_letter`].
 
 pub mod admin;
 pub mod bits;
@@ -21,6 +22,7 @@ pub mod event;
 pub mod event_codec;
 pub mod producers;
 pub mod publish;
+pub mod retry;
 pub mod runs;
 pub mod settle;
 pub mod snapshot;

@@ -7,10 +7,11 @@
 //! - the log knows no lease of the message (its record was lost in a crash, since leases are not waited for) and the
 //!   message was not handed out since: it counts.
 
-use std::collections::HashSet;
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, HashSet};
 
 use super::Decision;
-use super::consume::requeue;
+use super::consume::{due_in, gives_up, requeue};
 use super::delivery::{LeaseId, Phase};
 use super::event::Event;
 use super::runs::runs_of;
@@ -18,6 +19,7 @@ use super::state::{State, Subscription};
 use super::types::{Ending, Settled};
 use crate::clock::Now;
 use crate::ids::Offset;
+use crate::record::meta::DeadLetterReason;
 
 /// A checked acknowledgement id: one lease of one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,21 +56,46 @@ pub fn is_held(state: &State, subscription: &Subscription, end: Offset, token: A
     standing(state, subscription, end, token) == Some(Standing::Held)
 }
 
-/// Ends deliveries. Rejections are only checked here ([`Settled::Ok`] = may be rejected): they need the message's
-/// bytes and are decided one by one by [`super::dead_letter`]. `end` is the queue's next offset.
+/// What endings came to. Those that give a message up are [`Settled::Ok`] so far: they need the message's bytes and are
+/// decided one by one by [`super::dead_letter`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    /// One for each ending, in order.
+    pub outcomes: Vec<Settled>,
+    /// The endings' places in their request, ascending.
+    pub given_up: Vec<(usize, GivenUp)>,
+}
+
+/// A message that is to move to the dead-letter queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenUp {
+    pub token: AckToken,
+    pub reason: DeadLetterReason,
+    /// What its consumer said last.
+    pub error: String,
+}
+
+/// Ends deliveries. `end` is the queue's next offset.
 pub fn settle(
     state: &State,
     subscription: &Subscription,
     end: Offset,
     endings: &[(AckToken, Ending)],
     now: Now,
-) -> Decision<Vec<Settled>> {
+) -> Decision<Settlement> {
+    let gives_up = LazyCell::new(|| gives_up(state, subscription));
     let mut seen = HashSet::new();
     let mut acked = Vec::new();
     let mut released = Vec::new();
-    let mut retried = Vec::new();
-    let mut answer = Vec::with_capacity(endings.len());
-    for (token, ending) in endings {
+    let mut retried: BTreeMap<u64, Vec<Offset>> = BTreeMap::new();
+    let is_exhausted = |message| subscription.is_exhausted(message);
+    let mut given_up = Vec::new();
+    let mut outcomes = Vec::with_capacity(endings.len());
+    for (place, (token, ending)) in endings.iter().enumerate() {
+        let mut give_up = |reason, error: &String| {
+            given_up.push((place, GivenUp { token: *token, reason, error: error.clone() }));
+        };
+        let message = subscription.delivery.outstanding(token.offset);
         let again = !seen.insert(token.offset);
         let settled = match (standing(state, subscription, end, *token), ending) {
             (None, _) => Settled::Invalid,
@@ -78,15 +105,23 @@ pub fn settle(
             (Some(Standing::Held), _) => {
                 match ending {
                     Ending::Ack => acked.push(token.offset),
-                    Ending::Release => released.push(*token),
-                    Ending::Retry { delay_us } => retried.push((*token, *delay_us)),
-                    Ending::Reject { .. } => {}
+                    Ending::Release => released.push(token.offset),
+                    Ending::Retry { error, .. } if message.is_some_and(is_exhausted) && *gives_up => {
+                        give_up(DeadLetterReason::AttemptsExhausted, error);
+                    }
+                    Ending::Retry { delay_us, .. } => {
+                        let attempts = message.map_or(1, |message| message.attempts);
+                        let policy = || subscription.backoff_us(token.offset, attempts);
+                        let due_us = due_in(delay_us.unwrap_or_else(policy), now);
+                        retried.entry(due_us).or_default().push(token.offset);
+                    }
+                    Ending::Reject { error } => give_up(DeadLetterReason::Rejected, error),
                 }
                 Settled::Ok
             }
             (Some(_), _) => Settled::Stale,
         };
-        answer.push(settled);
+        outcomes.push(settled);
     }
     let mut events = Vec::new();
     if !acked.is_empty() {
@@ -94,26 +129,12 @@ pub fn settle(
         let (queue, id) = (subscription.queue, subscription.id);
         events.push(Event::Acked { queue, subscription: id, runs: runs_of(acked) });
     }
-    let known = |token: &AckToken| subscription.delivery.outstanding(token.offset).is_some();
-    let released = released.iter().filter(|token| known(token)).map(|token| token.offset);
-    events.extend(requeue(subscription, released, 0, false));
-    for (due_us, offsets) in by_due(retried.into_iter().filter(|(token, _)| known(token)), now) {
-        events.extend(requeue(subscription, offsets, due_us, true));
+    let known = |offset: &Offset| subscription.delivery.outstanding(*offset).is_some();
+    events.extend(requeue(subscription, released.into_iter().filter(known), 0, false));
+    for (due_us, offsets) in retried {
+        events.extend(requeue(subscription, offsets.into_iter().filter(known), due_us, true));
     }
-    Decision { answer, events }
-}
-
-/// Groups retries by when they are due, 0 for now.
-fn by_due(retried: impl Iterator<Item = (AckToken, u64)>, now: Now) -> Vec<(u64, Vec<Offset>)> {
-    let mut groups: Vec<(u64, Vec<Offset>)> = Vec::new();
-    for (token, delay_us) in retried {
-        let due_us = if delay_us == 0 { 0 } else { now.log_us + delay_us };
-        match groups.iter_mut().find(|(due, _)| *due == due_us) {
-            Some((_, offsets)) => offsets.push(token.offset),
-            None => groups.push((due_us, vec![token.offset])),
-        }
-    }
-    groups
+    Decision { answer: Settlement { outcomes, given_up }, events }
 }
 
 /// Lets leases that are still held last `lease_us` from now.

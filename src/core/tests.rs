@@ -1,6 +1,7 @@
 //! Tests by operation: what is decided, and what the state says after it is applied.
 
 mod harness;
+mod retry;
 mod snapshot;
 
 use self::harness::*;
@@ -180,7 +181,7 @@ fn an_ack_may_be_repeated_and_nothing_else_may() {
     let handed = shard.lease(1)[0];
     assert_eq!(shard.settle(&[(handed, Ending::Ack), (handed, Ending::Ack)]), [Settled::Ok, Settled::Ok]);
     assert_eq!(shard.settle(&[(handed, Ending::Ack)]), [Settled::Ok]);
-    for ending in [Ending::Release, Ending::Retry { delay_us: 0 }, Ending::Reject { error: String::new() }] {
+    for ending in [Ending::Release, retry(Some(0)), Ending::Reject { error: String::new() }] {
         assert_eq!(shard.settle(&[(handed, ending)]), [Settled::Stale]);
     }
 }
@@ -205,7 +206,7 @@ fn a_release_does_not_count_as_an_attempt_and_a_retry_does() {
     shard.settle(&[(handed, Ending::Release)]);
     let handed = shard.lease(1)[0];
     assert_eq!(handed.attempt, 1);
-    shard.settle(&[(handed, Ending::Retry { delay_us: 0 })]);
+    shard.settle(&[(handed, retry(Some(0)))]);
     assert_eq!(shard.lease(1)[0].attempt, 2);
 }
 
@@ -214,7 +215,7 @@ fn a_retry_waits_for_its_delay() {
     let mut shard = Shard::with_queue("q");
     shard.publish("q", 2, None).unwrap();
     let handed = shard.lease(1)[0];
-    shard.settle(&[(handed, Ending::Retry { delay_us: 5_000 })]);
+    shard.settle(&[(handed, retry(Some(5_000)))]);
     assert_eq!(shard.waiting(), [1]);
     assert_eq!(shard.subscription("q", "default").delivery.next_due_us(), Some(5_000));
     shard.pass(4_999);
@@ -309,11 +310,14 @@ fn a_rejected_message_moves_to_the_dead_letter_queue_at_once() {
     assert_eq!((dead.next_offset, dead.dead_letters), (Offset(1), true));
     assert_eq!(shard.subscription("q", "default").delivery.floor(), Offset(1));
     assert_eq!(shard.subscription("q-dead", "default").delivery.backlog(Offset(1)), 1);
-    assert_eq!(dead_letter::queue_name(dead), Err(NoDeadLetter::IsDeadLetterQueue(queue_name("q-dead"))));
+    let target = |shard: &Shard, queue: &str| {
+        let own = shard.state.queue_named(&queue_name(queue)).unwrap();
+        dead_letter::target(&shard.state, own, shard.subscription(queue, "default"))
+    };
+    assert_eq!(target(&shard, "q-dead"), Err(NoDeadLetter::IsDeadLetterQueue(queue_name("q-dead"))));
     let long = "x".repeat(251);
     shard.create_queue(&long).unwrap();
-    let long = shard.state.queue_named(&queue_name(&long)).unwrap();
-    assert!(matches!(dead_letter::queue_name(long), Err(NoDeadLetter::NameTooLong { .. })));
+    assert!(matches!(target(&shard, &long), Err(NoDeadLetter::NameTooLong { .. })));
 }
 
 /// Replaying what happened gives what is.
@@ -336,7 +340,7 @@ fn the_log_makes_the_state_again() {
             _ if held.is_empty() => {}
             which => {
                 let handed = held.swap_remove(random(held.len() as u64) as usize);
-                let ending = [Ending::Ack, Ending::Release, Ending::Retry { delay_us: random(LEASE_US) }];
+                let ending = [Ending::Ack, Ending::Release, retry(Some(random(LEASE_US)))];
                 let ending = if which == 4 { Ending::Ack } else { ending[random(3) as usize].clone() };
                 shard.settle(&[(handed, ending)]);
             }

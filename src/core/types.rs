@@ -17,6 +17,20 @@ pub struct SubscriptionConfig {
     pub lease_us: u64,
     /// Most messages leased at one time.
     pub in_flight_max: u64,
+    pub retry: RetryPolicy,
+    /// Where given-up messages go; without a choice to `<queue>-dead`.
+    pub dead_letter_queue: Option<QueueName>,
+}
+
+/// How often and when a message is delivered again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Deliveries after which a message is given up, at least 1.
+    pub attempts_max: u32,
+    /// The delay after the first attempt, microseconds; 0 = at once, always.
+    pub backoff_us_min: u64,
+    /// The longest delay, microseconds.
+    pub backoff_us_max: u64,
 }
 
 /// Where a new subscription begins.
@@ -94,8 +108,9 @@ pub struct ProducerStamp {
 pub enum Ending {
     /// Finished.
     Ack,
-    /// Deliver again after this delay, microseconds; the attempt counts.
-    Retry { delay_us: u64 },
+    /// Deliver again after this delay, microseconds, or as the retry policy says; the attempt counts. After the last
+    /// attempt the message is given up, with the error.
+    Retry { delay_us: Option<u64>, error: String },
     /// Deliver again at once; the attempt does not count.
     Release,
     /// Move to the dead-letter queue now.
@@ -141,6 +156,8 @@ pub enum Reject {
     SubscriptionNotFound(SubscriptionName),
     #[error("subscription {0} exists already")]
     SubscriptionExists(SubscriptionName),
+    #[error("messages of queue {queue} cannot be given up to {target}, which {why}")]
+    DeadLetterQueue { queue: QueueName, target: QueueName, why: &'static str },
     #[error("offset {offset} is not in queue {queue}, whose next offset is {next}")]
     OffsetOutOfRange { queue: QueueName, offset: Offset, next: Offset },
     #[error("producer {producer:?} of queue {queue} sent sequence {got}; {expected} must come next")]

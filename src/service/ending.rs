@@ -1,6 +1,6 @@
 //! Acks, nacks and extensions between their protobuf form and the broker's.
 
-use super::check::{at_most, invalid, not_built, required};
+use super::check::{at_most, invalid, required};
 use super::status::Refusal;
 use super::time;
 use crate::broker::api::Settlement;
@@ -26,10 +26,9 @@ fn nack(path: &str, entry: NackEntry) -> Result<Settlement, Refusal> {
         WireEnding::Retry(retry) => {
             let field = format!("{path}.retry.");
             at_most(format!("{field}error"), "bytes", retry.error.len(), ERROR_TEXT_BYTES_MAX)?;
-            not_built(&field, &[("error", !retry.error.is_empty())])?;
-            let delay = retry.delay.unwrap_or_default();
-            let delay_us = time::duration_us(&format!("{field}delay"), &delay, 0..=RETRY_DELAY_US_MAX)?;
-            Ending::Retry { delay_us }
+            let delay_us =
+                |delay| time::duration_us(&format!("{field}delay"), &delay, 0..=RETRY_DELAY_US_MAX);
+            Ending::Retry { delay_us: retry.delay.map(delay_us).transpose()?, error: retry.error }
         }
         WireEnding::Release(_) => Ending::Release,
         WireEnding::Reject(reject) => {
@@ -73,8 +72,10 @@ mod tests {
     fn endings_are_read() {
         let delay = Some(prost_types::Duration { seconds: 2, nanos: 0 });
         let retry = |delay, error: &str| one(WireEnding::Retry(Retry { delay, error: error.into() }));
-        assert_eq!(retry(delay, ""), Ok(Ending::Retry { delay_us: 2_000_000 }));
-        assert_eq!(retry(None, ""), Ok(Ending::Retry { delay_us: 0 }));
+        let read = |delay_us, error: &str| Ok(Ending::Retry { delay_us, error: error.to_owned() });
+        assert_eq!(retry(delay, "oops"), read(Some(2_000_000), "oops"));
+        assert_eq!(retry(Some(Default::default()), ""), read(Some(0), ""));
+        assert_eq!(retry(None, ""), read(None, ""));
         assert_eq!(one(WireEnding::Release(Release {})), Ok(Ending::Release));
         let reject = one(WireEnding::Reject(Reject { error: "bad".into() }));
         assert_eq!(reject, Ok(Ending::Reject { error: "bad".into() }));
@@ -88,8 +89,8 @@ mod tests {
         assert_eq!(late, Err(text.into()));
         let long = one(WireEnding::Reject(Reject { error: "e".repeat(1025) }));
         assert_eq!(long, Err("entries[0].reject.error has 1025 bytes; at most 1024 are allowed".into()));
-        let kept = one(WireEnding::Retry(Retry { delay: None, error: "oops".into() }));
-        assert!(kept.unwrap_err().starts_with("entries[0].retry.error is not built"));
+        let long = one(WireEnding::Retry(Retry { delay: None, error: "e".repeat(1025) }));
+        assert_eq!(long, Err("entries[0].retry.error has 1025 bytes; at most 1024 are allowed".into()));
         let none = nacks("nacks", vec![entry(Some(WireEnding::Release(Release {}))), entry(None)]);
         assert!(none.unwrap_err().to_string().starts_with("nacks[1].ending: is missing"));
     }

@@ -5,7 +5,7 @@ use tonic::{Request, Response, Status};
 use super::check::{self, not_built, output_only, required};
 use super::status::Refusal;
 use super::{Shared, rpc_not_built, time, token};
-use crate::core::types::*;
+use crate::core::types::{QueueConfig, QueueView, RetryPolicy, Start, SubscriptionConfig, SubscriptionView};
 use crate::ids::Offset;
 use crate::limits::*;
 use crate::names::{QueueName, SubscriptionName};
@@ -67,9 +67,6 @@ fn subscription_to_make(
         "subscription.",
         &[
             ("labels", !subscription.labels.is_empty()),
-            ("retry_policy", subscription.retry_policy.is_some()),
-            ("max_attempts", subscription.max_attempts.is_some()),
-            ("dead_letter_queue", !subscription.dead_letter_queue.is_empty()),
             ("ordering", subscription.ordering != 0),
             ("filter", !subscription.filter.is_empty()),
             ("exactly_once_delivery", subscription.exactly_once_delivery),
@@ -86,7 +83,43 @@ fn subscription_to_make(
             return Err(check::invalid("subscription.max_in_flight", why));
         }
     };
-    Ok((name, SubscriptionConfig { lease_us: lease_us.unwrap_or(LEASE_US_DEFAULT), in_flight_max }))
+    let target = &subscription.dead_letter_queue;
+    let dead_letter_queue = match target.is_empty() {
+        true => None,
+        false => Some(check::queue_name("subscription.dead_letter_queue", target)?),
+    };
+    let retry = retry_policy(subscription.retry_policy, subscription.max_attempts)?;
+    let lease_us = lease_us.unwrap_or(LEASE_US_DEFAULT);
+    Ok((name, SubscriptionConfig { lease_us, in_flight_max, retry, dead_letter_queue }))
+}
+
+fn retry_policy(
+    policy: Option<crate::proto::v1::RetryPolicy>,
+    max_attempts: Option<u32>,
+) -> Result<RetryPolicy, Refusal> {
+    let mut retry = RetryPolicy::default();
+    if let Some(wanted) = max_attempts {
+        if !(1..=ATTEMPTS_MAX).contains(&wanted) {
+            let why = format!("is {wanted}; give 1 to {ATTEMPTS_MAX}");
+            return Err(check::invalid("subscription.max_attempts", why));
+        }
+        retry.attempts_max = wanted;
+    }
+    let Some(policy) = policy else { return Ok(retry) };
+    let backoff_us = |field: &str, backoff: Option<prost_types::Duration>| {
+        let field = format!("subscription.retry_policy.{field}");
+        let range = BACKOFF_US_MIN..=RETRY_DELAY_US_MAX;
+        backoff.map(|backoff| time::duration_us(&field, &backoff, range)).transpose()
+    };
+    let min = backoff_us("min_backoff", policy.min_backoff)?;
+    let max = backoff_us("max_backoff", policy.max_backoff)?;
+    retry.backoff_us_min = min.unwrap_or(BACKOFF_US_DEFAULT.min(max.unwrap_or(u64::MAX)));
+    retry.backoff_us_max = max.unwrap_or(BACKOFF_LONGEST_US_DEFAULT.max(retry.backoff_us_min));
+    if retry.backoff_us_min > retry.backoff_us_max {
+        let field = "subscription.retry_policy.max_backoff";
+        return Err(check::invalid(field, "is shorter than min_backoff"));
+    }
+    Ok(retry)
 }
 
 fn start_of(start: Option<Position>) -> Result<Start, Refusal> {
@@ -138,6 +171,12 @@ fn show_subscription(view: SubscriptionView) -> Subscription {
         update_time: Some(time::timestamp(view.create_time_us)),
         lease_duration: Some(time::duration(view.config.lease_us)),
         max_in_flight: view.config.in_flight_max,
+        retry_policy: (view.config.retry.backoff_us_max > 0).then(|| crate::proto::v1::RetryPolicy {
+            min_backoff: Some(time::duration(view.config.retry.backoff_us_min)),
+            max_backoff: Some(time::duration(view.config.retry.backoff_us_max)),
+        }),
+        max_attempts: Some(view.config.retry.attempts_max),
+        dead_letter_queue: view.config.dead_letter_queue.map(|name| name.to_string()).unwrap_or_default(),
         stats: Some(show_subscription_stats(view.stats)),
         ..Subscription::default()
     }

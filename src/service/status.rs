@@ -180,6 +180,10 @@ fn rejected(reject: &Reject) -> Draft {
             .resource("subscription", name, "does not exist"),
         R::SubscriptionExists(name) => Draft::new(Code::AlreadyExists, ErrorReason::SubscriptionExists)
             .resource("subscription", name, "exists already"),
+        R::DeadLetterQueue { target, .. } => Draft::new(Code::InvalidArgument, ErrorReason::InvalidField)
+            .violation("subscription.dead_letter_queue", reject)
+            .with("field", "subscription.dead_letter_queue")
+            .with("dead_letter_queue", target),
         R::OffsetOutOfRange { queue, offset, next } => {
             Draft::new(Code::OutOfRange, ErrorReason::OffsetOutOfRange)
                 .with("queue", queue)
@@ -251,6 +255,12 @@ mod tests {
             (R::QueueExists(queue()).into(), Code::AlreadyExists, "QUEUE_EXISTS", false),
             (R::SubscriptionNotFound(subscription()).into(), Code::NotFound, "SUBSCRIPTION_NOT_FOUND", false),
             (R::SubscriptionExists(subscription()).into(), Code::AlreadyExists, "SUBSCRIPTION_EXISTS", false),
+            (
+                R::DeadLetterQueue { queue: queue(), target: queue(), why: "leads back to it" }.into(),
+                Code::InvalidArgument,
+                "INVALID_FIELD",
+                false,
+            ),
             (
                 R::OffsetOutOfRange { queue: queue(), offset: Offset(9), next: Offset(3) }.into(),
                 Code::OutOfRange,

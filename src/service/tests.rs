@@ -158,15 +158,16 @@ async fn a_subscription_has_its_defaults_and_bounds() {
     let shown = create(0, None).await.unwrap().into_inner();
     assert_eq!(shown.lease_duration, Some(prost_types::Duration { seconds: 30, nanos: 0 }));
     assert_eq!(shown.max_in_flight, 10_000);
+    assert_eq!((shown.max_attempts, shown.retry_policy), (Some(16), None));
     create(7, Some(Position::Offset(9))).await.unwrap();
     let made = made.lock().unwrap().clone();
     assert_eq!(
         made[0],
-        (SubscriptionConfig { lease_us: 30_000_000, in_flight_max: 10_000 }, Start::Earliest)
+        (SubscriptionConfig { lease_us: 30_000_000, ..SubscriptionConfig::default() }, Start::Earliest)
     );
     assert_eq!(
         made[1],
-        (SubscriptionConfig { lease_us: 30_000_000, in_flight_max: 7 }, Start::Offset(Offset(9)))
+        (SubscriptionConfig { in_flight_max: 7, ..SubscriptionConfig::default() }, Start::Offset(Offset(9)))
     );
     assert_eq!(reason(&create(10_001, None).await.unwrap_err()), "INVALID_FIELD");
     let time = create(1, Some(Position::Time(Default::default()))).await.unwrap_err();

@@ -432,11 +432,11 @@ async fn lists_of_ids_and_endings_are_checked() {
     }
     let entry = |ending| NackEntry { ack_id: "x".into(), ending };
     let long = "e".repeat(1_025);
-    let noted = Ending::Retry(Retry { delay: None, error: "why".into() });
+    let noted = Ending::Retry(Retry { delay: None, error: long.clone() });
     let cases = [
         (vec![entry(Some(release())), entry(None)], "INVALID_FIELD", "entries[1].ending"),
         (vec![entry(Some(reject(&long)))], "LIMIT_EXCEEDED", "entries[0].reject.error"),
-        (vec![entry(Some(noted))], "FIELD_NOT_BUILT", "entries[0].retry.error"),
+        (vec![entry(Some(noted))], "LIMIT_EXCEEDED", "entries[0].retry.error"),
         (vec![], "INVALID_FIELD", "entries"),
     ];
     for (entries, reason, field) in cases {
@@ -516,11 +516,9 @@ async fn fields_that_are_not_built_are_named_and_fields_of_the_server_are_refuse
     let request = DeleteQueueRequest { name: queue("q"), etag: "e".into(), ..Default::default() };
     check_field(&bench.clients.queues.delete_queue(request).await.unwrap_err(), "FIELD_NOT_BUILT", "etag");
 
-    let cases: [Change<Subscription>; 4] = [
-        ("max_attempts", |s| s.max_attempts = Some(3)),
+    let cases: [Change<Subscription>; 2] = [
         ("filter", |s| s.filter = "f".into()),
         ("exactly_once_delivery", |s| s.exactly_once_delivery = true),
-        ("retry_policy", |s| s.retry_policy = Some(Default::default())),
     ];
     for (field, change) in cases {
         let mut made = Subscription { name: format!("{}/subscriptions/s", queue("q")), ..Default::default() };
@@ -528,6 +526,37 @@ async fn fields_that_are_not_built_are_named_and_fields_of_the_server_are_refuse
         let request = CreateSubscriptionRequest { subscription: Some(made), ..Default::default() };
         let error = bench.clients.queues.create_subscription(request).await.unwrap_err();
         check_field(&error, "FIELD_NOT_BUILT", &format!("subscription.{field}"));
+    }
+    bench.check_unchanged().await;
+}
+
+#[tokio::test]
+async fn retry_policies_are_checked() {
+    let mut bench = Bench::new().await;
+    let policy = |min: Option<_>, max: Option<_>| Some(RetryPolicy { min_backoff: min, max_backoff: max });
+    let short = || duration(0, 999_000);
+    let long = || duration(604_800, 1);
+    let mut cases = vec![
+        ("max_attempts", Subscription { max_attempts: Some(0), ..Default::default() }),
+        ("max_attempts", Subscription { max_attempts: Some(1_000_001), ..Default::default() }),
+        ("dead_letter_queue", Subscription { dead_letter_queue: "lost".into(), ..Default::default() }),
+        // Back to itself.
+        ("dead_letter_queue", Subscription { dead_letter_queue: queue("q"), ..Default::default() }),
+    ];
+    for (field, retry_policy) in [
+        ("retry_policy.min_backoff", policy(short(), None)),
+        ("retry_policy.min_backoff", policy(long(), None)),
+        ("retry_policy.max_backoff", policy(None, short())),
+        ("retry_policy.max_backoff", policy(None, long())),
+        ("retry_policy.max_backoff", policy(duration(5, 0), duration(4, 0))),
+    ] {
+        cases.push((field, Subscription { retry_policy, ..Default::default() }));
+    }
+    for (field, made) in cases {
+        let made = Subscription { name: format!("{}/subscriptions/s", queue("q")), ..made };
+        let request = CreateSubscriptionRequest { subscription: Some(made), ..Default::default() };
+        let error = bench.clients.queues.create_subscription(request).await.unwrap_err();
+        check_field(&error, "INVALID_FIELD", &format!("subscription.{field}"));
     }
     bench.check_unchanged().await;
 }

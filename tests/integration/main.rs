@@ -8,6 +8,7 @@ mod kills;
 mod layers;
 mod lifecycle;
 mod publish_streams;
+mod retries;
 mod smoke;
 mod streams;
 mod support;

@@ -4,13 +4,14 @@ use crate::clock::Now;
 use crate::core::consume::Handed;
 use crate::core::event::Event;
 use crate::core::publish::LaneRun;
-use crate::core::settle::AckToken;
+use crate::core::settle::{AckToken, GivenUp, Settlement};
 use crate::core::state::{State, Subscription};
 use crate::core::types::*;
 use crate::core::{Decision, admin, consume, publish, settle};
 use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
 use crate::names::{QueueName, SubscriptionName};
 use crate::record::Lane;
+use crate::record::meta::DeadLetterReason;
 
 pub const LEASE_US: u64 = 30_000_000;
 
@@ -20,6 +21,8 @@ pub struct Shard {
     pub state: State,
     pub log: Vec<Event>,
     pub now: Now,
+    /// What is to move to a dead-letter queue.
+    pub given_up: Vec<GivenUp>,
 }
 
 pub fn queue_name(name: &str) -> QueueName {
@@ -28,6 +31,10 @@ pub fn queue_name(name: &str) -> QueueName {
 
 pub fn subscription_name(queue: &str, name: &str) -> SubscriptionName {
     SubscriptionName::parse(&format!("namespaces/default/queues/{queue}/subscriptions/{name}")).unwrap()
+}
+
+pub fn retry(delay_us: Option<u64>) -> Ending {
+    Ending::Retry { delay_us, error: String::new() }
 }
 
 pub fn stamp(id: &str, epoch: u64, sequence: u64) -> ProducerStamp {
@@ -67,7 +74,17 @@ impl Shard {
     }
 
     pub fn subscribe(&mut self, queue: &str, name: &str, start: Start) -> Result<SubscriptionId, Reject> {
-        let (name, config) = (subscription_name(queue, name), SubscriptionConfig::default());
+        self.subscribe_with(queue, name, SubscriptionConfig::default(), start)
+    }
+
+    pub fn subscribe_with(
+        &mut self,
+        queue: &str,
+        name: &str,
+        config: SubscriptionConfig,
+        start: Start,
+    ) -> Result<SubscriptionId, Reject> {
+        let name = subscription_name(queue, name);
         admin::create_subscription(&self.state, name, config, start, Uid([3; 16]), self.now)
             .map(|decision| self.enact(decision))
     }
@@ -110,7 +127,9 @@ impl Shard {
         let end = self.state.queue(subscription.queue).unwrap().next_offset;
         let endings: Vec<(AckToken, Ending)> = endings.iter().map(|(h, e)| (token(*h), e.clone())).collect();
         let decision = settle::settle(&self.state, subscription, end, &endings, self.now);
-        self.enact(decision)
+        let Settlement { outcomes, given_up } = self.enact(decision);
+        self.given_up.extend(given_up.into_iter().map(|(_, given_up)| given_up));
+        outcomes
     }
 
     pub fn pass(&mut self, us: u64) {
@@ -121,8 +140,12 @@ impl Shard {
 
     pub fn come_due(&mut self, id: SubscriptionId) {
         let expired = self.state.take_expired(id, self.now.log_us);
-        let events = consume::come_due(self.state.subscription(id).unwrap(), expired, self.now);
-        self.enact_events(events);
+        let subscription = self.state.subscription(id).unwrap();
+        let decision = consume::come_due(&self.state, subscription, expired, self.now);
+        for token in self.enact(decision) {
+            let (reason, error) = (DeadLetterReason::AttemptsExhausted, String::new());
+            self.given_up.push(GivenUp { token, reason, error });
+        }
     }
 
     pub fn restart(&mut self, incarnation: u32) {

@@ -22,6 +22,8 @@ fn bytes_of(state: &State) -> Vec<u8> {
 /// One command and the numbers that shape it.
 type Step = (u8, u64, u64);
 
+/// Gives up early, so that it happens.
+const POLICY: RetryPolicy = RetryPolicy { attempts_max: 2, backoff_us_min: 1_000, backoff_us_max: 90_000 };
 const QUEUES: [&str; 3] = ["q", "r", "s"];
 const SUBSCRIPTIONS: [&str; 2] = ["default", "other"];
 
@@ -48,7 +50,10 @@ impl Walk {
         let there = shard.state.subscription_named(&subscription_name(queue, name)).is_ok();
         match which % 16 {
             0 => format!("{:?}", shard.create_queue(queue)),
-            1 => format!("{:?}", shard.subscribe(queue, name, Start::Offset(Offset(b % 40)))),
+            1 => {
+                let config = SubscriptionConfig { retry: POLICY, ..SubscriptionConfig::default() };
+                format!("{:?}", shard.subscribe_with(queue, name, config, Start::Offset(Offset(b % 40))))
+            }
             2..=4 => format!("{:?}", shard.publish(queue, 1 + (b % 90) as u32, None)),
             5 => {
                 let stamp = stamp(["a", "b"][b as usize % 2], 1 + a % 2, 1 + b % 4);
@@ -95,7 +100,7 @@ impl Walk {
                 self.held.push((queue, name, handed));
                 return format!("{:?}", shard.enact(decision));
             }
-            (..) => Ending::Retry { delay_us: b % LEASE_US },
+            (..) => retry(Some(b % LEASE_US)),
         };
         format!("{:?}", shard.settle_on(queue, name, &[(handed, ending)]))
     }
@@ -119,7 +124,7 @@ impl Walk {
         let mut ids: Vec<_> = self.shard.state.subscription_ids().collect();
         ids.sort_unstable();
         ids.into_iter().for_each(|id| self.shard.come_due(id));
-        format!("{:?}", self.shard.log.last())
+        format!("{:?} {:?}", self.shard.log.last(), self.shard.given_up.drain(..))
     }
 }
 
@@ -187,7 +192,12 @@ fn example() -> State {
     let shard = &mut walk.shard;
     shard.now.wall_us = 1_700_000_000_000_000;
     shard.now.log_us = 5_000_000;
-    shard.subscribe("q", "other", Start::Latest).unwrap();
+    let config = SubscriptionConfig {
+        retry: POLICY,
+        dead_letter_queue: Some(queue_name("lost")),
+        ..SubscriptionConfig::default()
+    };
+    shard.subscribe_with("q", "other", config, Start::Latest).unwrap();
     shard.publish("q", 30, None).unwrap();
     shard.publish("q", 2, Some(stamp("p-1", 3, 1))).unwrap();
     shard.publish("q", 5, Some(stamp("p-1", 3, 2))).unwrap();
@@ -195,7 +205,7 @@ fn example() -> State {
     let acks: Vec<_> =
         handed.iter().filter(|handed| handed.offset.0 % 2 == 1).map(|h| (*h, Ending::Ack)).collect();
     shard.settle(&acks);
-    shard.settle(&[(handed[2], Ending::Retry { delay_us: 7_000_000 }), (handed[4], Ending::Release)]);
+    shard.settle(&[(handed[2], retry(Some(7_000_000))), (handed[4], Ending::Release)]);
     let (queue, name) = ("q", "other");
     let other = shard.lease_from(queue, name, 6);
     let acks: Vec<_> = other[1..].iter().map(|handed| (*handed, Ending::Ack)).collect();

@@ -32,7 +32,11 @@ struct Stream {
 fn play(seen: mpsc::UnboundedSender<Seen>) -> Broker {
     broker(move |call| match call {
         Call::GetSubscription { name, reply } => {
-            let config = SubscriptionConfig { lease_us: 20_000_000, in_flight_max: 1 };
+            let config = SubscriptionConfig {
+                lease_us: 20_000_000,
+                in_flight_max: 1,
+                ..SubscriptionConfig::default()
+            };
             let (uid, stats) = (Uid([2; 16]), SubscriptionStats::default());
             reply.send(Ok(SubscriptionView { name, uid, config, create_time_us: 0, stats })).unwrap();
         }

@@ -1,10 +1,12 @@
 //! Queues, subscriptions and figures: one call or one listing each. None of these calls is tried again.
 
+use std::time::Duration;
+
 use forebay::proto::v1::position::Position as Place;
 use forebay::proto::v1::{
     CreateQueueRequest, CreateSubscriptionRequest, DeleteQueueRequest, DeleteSubscriptionRequest,
     GetQueueRequest, GetServerInfoRequest, GetStatsRequest, GetSubscriptionRequest, ListQueuesRequest,
-    ListSubscriptionsRequest, Position, Queue, Subscription,
+    ListSubscriptionsRequest, Position, Queue, RetryPolicy, Subscription,
 };
 use serde_json::{Value, json};
 use tonic::Status;
@@ -63,15 +65,27 @@ async fn list_queues(server: &Server, name: &str, format: Format) -> Result<(), 
 pub async fn subscription(server: &Server, command: SubscriptionCommand) -> Result<(), CtlError> {
     let mut client = server.queues();
     match command {
-        SubscriptionCommand::Create { queue, name, lease, max_in_flight, from, output } => {
-            let lease_duration = match lease.map(prost_types::Duration::try_from).transpose() {
-                Ok(lease) => lease,
-                Err(_) => return Err(CtlError::Usage("the lease is too long; give at most 12h".to_owned())),
-            };
+        SubscriptionCommand::Create {
+            queue,
+            name,
+            lease,
+            max_in_flight,
+            max_attempts,
+            min_backoff,
+            max_backoff,
+            dead_letter_queue,
+            from,
+            output,
+        } => {
+            let (min_backoff, max_backoff) = (duration(min_backoff)?, duration(max_backoff)?);
+            let backoff = min_backoff.is_some() || max_backoff.is_some();
             let subscription = Subscription {
                 name: queue.subscription(&name),
-                lease_duration,
+                lease_duration: duration(lease)?,
                 max_in_flight: max_in_flight.unwrap_or_default(),
+                max_attempts,
+                retry_policy: backoff.then_some(RetryPolicy { min_backoff, max_backoff }),
+                dead_letter_queue: dead_letter_queue.map(|name| name.as_str().to_owned()).unwrap_or_default(),
                 ..Subscription::default()
             };
             let request = CreateSubscriptionRequest {
@@ -113,6 +127,11 @@ async fn list_subscriptions(server: &Server, queue: &QueueName, format: Format) 
         }
         request.page_token = page.next_page_token;
     }
+}
+
+fn duration(duration: Option<Duration>) -> Result<Option<prost_types::Duration>, CtlError> {
+    let duration = duration.map(prost_types::Duration::try_from).transpose();
+    duration.map_err(|_| CtlError::Usage("a duration is too long; give at most 7days".to_owned()))
 }
 
 fn place(start: Start) -> Place {

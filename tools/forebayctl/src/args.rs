@@ -116,7 +116,8 @@ pub enum QueueCommand {
 pub enum SubscriptionCommand {
     /// Make a subscription
     #[command(after_help = "Examples:\n  forebayctl subscription create mail audit\n  \
-        forebayctl subscription create mail slow --lease 5m --max-in-flight 20 --from latest")]
+        forebayctl subscription create mail slow --lease 5m --max-in-flight 20 --from latest\n  \
+        forebayctl subscription create mail sender --max-attempts 5 --min-backoff 10s --max-backoff 5m")]
     Create {
         /// The queue, short or in full
         #[arg(value_parser = QueueName::parse)]
@@ -130,6 +131,19 @@ pub enum SubscriptionCommand {
         /// Most messages leased at one time [default: 10000]
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         max_in_flight: Option<u64>,
+        /// Deliveries until a message goes to the dead-letter queue [default: 16]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        max_attempts: Option<u32>,
+        /// Delay after a failed first delivery, doubled with each: 1ms to 7days [default: none, or 1s with
+        /// --max-backoff]
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+        min_backoff: Option<Duration>,
+        /// Longest delay after a failed delivery [default: none, or 10min with --min-backoff]
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+        max_backoff: Option<Duration>,
+        /// Where given-up messages go [default: QUEUE-dead]
+        #[arg(long, value_name = "QUEUE", value_parser = QueueName::parse)]
+        dead_letter_queue: Option<QueueName>,
         /// Where to begin: earliest, latest or an offset
         #[arg(long, value_name = "PLACE", default_value = "earliest", value_parser = Start::parse)]
         from: Start,

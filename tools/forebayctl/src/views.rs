@@ -33,6 +33,10 @@ pub fn subscription(subscription: &Subscription) -> Value {
         "create_time": time(subscription.create_time),
         "lease_duration": duration(subscription.lease_duration),
         "max_in_flight": subscription.max_in_flight,
+        "max_attempts": subscription.max_attempts,
+        "min_backoff": duration(subscription.retry_policy.and_then(|policy| policy.min_backoff)),
+        "max_backoff": duration(subscription.retry_policy.and_then(|policy| policy.max_backoff)),
+        "dead_letter_queue": Some(&subscription.dead_letter_queue).filter(|name| !name.is_empty()),
     });
     if let (Some(object), Some(stats)) = (object.as_object_mut(), &subscription.stats) {
         object.extend(subscription_stats(stats));

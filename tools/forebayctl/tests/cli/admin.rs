@@ -44,6 +44,21 @@ fn a_listing_has_all_pages() {
 }
 
 #[test]
+fn a_subscription_is_made_with_its_retry_policy() {
+    let server = Server::start();
+    server.run(&["queue", "create", "q"], b"").ok();
+    let create = ["subscription", "create", "q", "sender", "-o", "json"];
+    let options = ["--max-attempts", "5", "--min-backoff", "10s", "--dead-letter-queue", "lost"];
+    server.run(&[&create[..], &options[..]].concat(), b"").ok();
+    let shown = server.json(&["subscription", "describe", "q", "sender", "-o", "json"]);
+    assert_eq!((&shown["max_attempts"], &shown["min_backoff"]), (&json!(5), &json!("10s")));
+    assert_eq!(shown["max_backoff"], "10m");
+    assert_eq!(shown["dead_letter_queue"], "namespaces/default/queues/lost");
+    let plain = server.json(&["subscription", "describe", "q", "default", "-o", "json"]);
+    assert_eq!((&plain["max_attempts"], &plain["min_backoff"]), (&json!(16), &json!(null)));
+}
+
+#[test]
 fn subscriptions_begin_where_they_were_told() {
     let server = Server::start();
     server.run(&["queue", "create", "q", "--no-subscription"], b"").ok();

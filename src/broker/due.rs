@@ -1,0 +1,87 @@
+//! Leases and delays that end: their messages go back, or on to the dead-letter queue after their last attempt.
+//!
+//! A message that is given up is set aside first, so that nobody gets it while its bytes are read. What does not move
+//! for whatever reason comes due again, and is tried again.
+
+use rustc_hash::FxHashMap;
+
+use super::api::StoredMessage;
+use super::pump::DAMAGED_RETRY_US;
+use super::reads::{Plan, Purpose, READ_BYTES_MAX};
+use super::shell::Shell;
+use crate::clock::Now;
+use crate::core::consume;
+use crate::core::settle::{AckToken, GivenUp};
+use crate::core::types::Settled;
+use crate::ids::{Offset, SubscriptionId};
+use crate::record::meta::DeadLetterReason;
+
+/// Bytes of messages that one read of given-up messages asks for, unless a single one is larger.
+const BYTES_PER_READ: u64 = 1 << 20;
+
+impl Shell {
+    /// Takes back what ended leases and delays hold.
+    pub(super) fn come_due(&mut self, id: SubscriptionId, now: Now) {
+        let expired = self.state.take_expired(id, now.log_us);
+        let Some(subscription) = self.state.subscription(id) else { return };
+        let decision = consume::come_due(&self.state, subscription, expired, now);
+        self.enact_lazily(&decision.events, now);
+        self.read_exhausted(id, &decision.answer, now);
+        self.schedule(id);
+        self.mark(id);
+    }
+
+    /// Reads messages that had their last attempt, as far as there is room for reads; the others come due again.
+    fn read_exhausted(&mut self, id: SubscriptionId, mut tokens: &[AckToken], now: Now) {
+        let Some(queue) = self.state.subscription(id).map(|subscription| subscription.queue) else { return };
+        while !tokens.is_empty() {
+            let offsets: Vec<Offset> = tokens.iter().map(|token| token.offset).collect();
+            let plan = Plan::new(&self.index, queue, &offsets, BYTES_PER_READ);
+            if plan.messages == 0 {
+                tracing::error!(%queue, offset = %offsets[0], "a message is not in the index");
+                self.put_off(id, offsets[0], now);
+                tokens = &tokens[1..];
+                continue;
+            }
+            if self.reading_bytes > 0 && self.reading_bytes + plan.bytes > READ_BYTES_MAX {
+                return;
+            }
+            let (these, rest) = tokens.split_at(plan.messages);
+            tokens = rest;
+            let purpose = Purpose::GiveUp { subscription: id, tokens: these.to_vec() };
+            // A plan knows only the mean size of a run's messages; all of them are wanted.
+            self.start_read(queue, plan, READ_BYTES_MAX, purpose);
+        }
+    }
+
+    /// Messages that had their last attempt were read: they move, unless something else became of them meanwhile.
+    pub(super) fn exhausted_read(
+        &mut self,
+        id: SubscriptionId,
+        tokens: &[AckToken],
+        messages: Vec<StoredMessage>,
+        damaged: &[Offset],
+        now: Now,
+    ) {
+        let tokens: FxHashMap<Offset, AckToken> = tokens.iter().map(|token| (token.offset, *token)).collect();
+        for message in messages {
+            let token = tokens[&message.offset];
+            let reason = DeadLetterReason::AttemptsExhausted;
+            let given_up = GivenUp { token, reason, error: String::new() };
+            if let Settled::Refused { why } = self.dead_letter(id, given_up, message, now) {
+                tracing::warn!(subscription = %id, offset = %token.offset, why, "a message cannot be given up");
+                self.put_off(id, token.offset, now);
+            }
+        }
+        damaged.iter().for_each(|offset| self.put_off(id, *offset, now));
+        self.schedule(id);
+    }
+
+    /// Tries again later to give a message up, if it is still there.
+    fn put_off(&mut self, id: SubscriptionId, offset: Offset, now: Now) {
+        let Some(subscription) = self.state.subscription(id) else { return };
+        let events = consume::set_aside(subscription, &[offset], now.log_us + DAMAGED_RETRY_US, true);
+        self.enact_lazily(&events, now);
+        self.schedule(id);
+    }
+}
