@@ -26,9 +26,11 @@
 //! | [`admission`], [`observe`] | memory permits; metrics and probes |
 //! | [`proto`], [`service`] | the API and the only code that speaks it |
 //! | [`config`], [`server`] | choices, wiring |
+//! | [`client`] | the Rust client, which sees the API alone |
 
 pub mod admission;
 pub mod broker;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod core;

@@ -26,6 +26,7 @@ const PARTS: &[(&str, &[&str])] = &[
     ("server", &["config", "service", "observe", "admission", "broker", "disk", "clock", "ids", "limits"]),
     // A client of the server's own process: it sees the API alone.
     ("demo", &["proto"]),
+    ("client", &["proto", "limits"]),
     ("main", &["server", "config", "demo"]),
     ("lib", &[]),
 ];

@@ -1,6 +1,7 @@
 //! Tests of the whole server: real processes, real clients, one binary.
 
 mod bad_input;
+mod client;
 mod commits;
 mod data_dir;
 mod delivery;
