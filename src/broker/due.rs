@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::api::StoredMessage;
 use super::pump::DAMAGED_RETRY_US;
-use super::reads::{Plan, Purpose, READ_BYTES_MAX};
+use super::reads::{Purpose, READ_BYTES_MAX};
 use super::shell::Shell;
 use crate::clock::Now;
 use crate::core::consume;
@@ -16,7 +16,7 @@ use crate::core::types::Settled;
 use crate::ids::{Offset, SubscriptionId};
 use crate::record::meta::DeadLetterReason;
 
-/// Bytes of messages that one read of given-up messages asks for, unless a single one is larger.
+/// Bytes of messages that one read of given-up messages is meant to bring; their mean size tells how many that are.
 const BYTES_PER_READ: u64 = 1 << 20;
 
 impl Shell {
@@ -26,31 +26,25 @@ impl Shell {
         let Some(subscription) = self.state.subscription(id) else { return };
         let decision = consume::come_due(&self.state, subscription, expired, now);
         self.enact_lazily(&decision.events, now);
-        self.read_exhausted(id, &decision.answer, now);
+        self.read_exhausted(id, decision.answer);
         self.schedule(id);
         self.mark(id);
     }
 
     /// Reads messages that had their last attempt, as far as there is room for reads; the others come due again.
-    fn read_exhausted(&mut self, id: SubscriptionId, mut tokens: &[AckToken], now: Now) {
+    fn read_exhausted(&mut self, id: SubscriptionId, mut tokens: Vec<AckToken>) {
         let Some(queue) = self.state.subscription(id).map(|subscription| subscription.queue) else { return };
-        while !tokens.is_empty() {
-            let offsets: Vec<Offset> = tokens.iter().map(|token| token.offset).collect();
-            let plan = Plan::new(&self.index, queue, &offsets, BYTES_PER_READ);
-            if plan.messages == 0 {
-                tracing::error!(%queue, offset = %offsets[0], "a message is not in the index");
-                self.put_off(id, offsets[0], now);
-                tokens = &tokens[1..];
-                continue;
-            }
-            if self.reading_bytes > 0 && self.reading_bytes + plan.bytes > READ_BYTES_MAX {
+        tokens.sort_unstable_by_key(|token| token.offset);
+        let mean = self.mean_bytes(queue);
+        let count = usize::try_from(BYTES_PER_READ / mean).unwrap_or(usize::MAX).max(1);
+        for these in tokens.chunks(count) {
+            let reserved = mean * these.len() as u64;
+            if self.reading_bytes > 0 && self.reading_bytes + reserved > READ_BYTES_MAX {
                 return;
             }
-            let (these, rest) = tokens.split_at(plan.messages);
-            tokens = rest;
+            let offsets = these.iter().map(|token| token.offset).collect();
             let purpose = Purpose::GiveUp { subscription: id, tokens: these.to_vec() };
-            // A plan knows only the mean size of a run's messages; all of them are wanted.
-            self.start_read(queue, plan, READ_BYTES_MAX, purpose);
+            self.start_read(queue, offsets, READ_BYTES_MAX, reserved, purpose);
         }
     }
 

@@ -270,7 +270,7 @@ impl Shell {
                 self.dead_letter_read(job, slot, message, now);
             }
             Purpose::GiveUp { subscription, tokens } => {
-                self.exhausted_read(subscription, &tokens, done.messages, &done.damaged, now);
+                self.exhausted_read(subscription, &tokens, messages, &damaged, now);
             }
         }
     }
