@@ -89,6 +89,7 @@ mod tests {
             assert!(wait <= longest && wait >= longest / 2, "{wait:?} of {longest:?}");
         }
         backoff.reset();
+        assert!(backoff.wait(&lost) <= FIRST);
         let details = ErrorDetails::with_retry_info(Some(Duration::from_secs(7)));
         let told = Status::with_error_details(Code::Unavailable, "", details);
         assert_eq!(backoff.wait(&told), Duration::from_secs(7));

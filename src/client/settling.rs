@@ -190,7 +190,11 @@ mod tests {
         let acks = settling.next().unwrap();
         assert_eq!((acks.ack_ids, acks.nacks.len()), (vec!["b".to_owned()], 2));
         assert!(settling.next().is_none() && !settling.is_done());
-        settling.results(results(acks.correlation_id, &[Outcome::Ok], &[Outcome::Stale, Outcome::Ok]));
+        settling.results(results(acks.correlation_id, &[Outcome::Transient], &[Outcome::Stale, Outcome::Ok]));
+        settling.retry();
+        let acks = settling.next().unwrap();
+        assert_eq!((acks.ack_ids, acks.nacks.len()), (vec!["b".to_owned()], 0));
+        settling.results(results(acks.correlation_id, &[Outcome::Ok], &[]));
         assert!(settling.is_done());
     }
 
