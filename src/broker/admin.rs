@@ -5,10 +5,10 @@ use super::commits::Answer;
 use super::shell::Shell;
 use super::timers::Key;
 use crate::clock::Now;
-use crate::core::admin;
 use crate::core::state::{Queue, Subscription};
 use crate::core::types::*;
-use crate::ids::{QueueId, SubscriptionId, Uid};
+use crate::core::{admin, remove};
+use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
 use crate::names::{Name, QueueName, SubscriptionName};
 
 impl Shell {
@@ -105,6 +105,16 @@ impl Shell {
     pub(super) fn delete_subscription(&mut self, name: &SubscriptionName, now: Now, reply: Reply<()>) {
         let decision = admin::delete_subscription(&self.state, name);
         self.enact_and_answer(decision, now, reply, |shell, id| shell.end_consumers(id));
+    }
+
+    pub(super) fn purge(&mut self, name: &QueueName, end: Option<Offset>, now: Now, reply: Reply<Offset>) {
+        let decision = remove::purge(&self.state, name, end);
+        let queue = self.state.queue_named(name);
+        let subscriptions: Vec<SubscriptionId> =
+            queue.map_or_else(|_| Vec::new(), |queue| queue.subscriptions.values().copied().collect());
+        self.enact_and_answer(decision, now, reply, |_, barrier| barrier);
+        // Leases that became void leave room for what comes after the barrier.
+        subscriptions.into_iter().for_each(|id| self.mark(id));
     }
 
     pub(super) fn queue_stats(&mut self, name: &QueueName, now: Now, reply: Reply<QueueStats>) {

@@ -218,6 +218,17 @@ pub(crate) enum Request {
         bytes_max: u64,
         reply: Reply<Vec<StoredMessage>>,
     },
+    Purge {
+        queue: QueueName,
+        end: Option<Offset>,
+        reply: Reply<Offset>,
+    },
+    Cancel {
+        queue: QueueName,
+        queue_uid: Uid,
+        offset: Offset,
+        reply: Reply<()>,
+    },
     QueueStats {
         queue: QueueName,
         reply: Reply<QueueStats>,
@@ -449,6 +460,16 @@ impl Broker {
         bytes_max: u64,
     ) -> Result<Vec<StoredMessage>, BrokerError> {
         self.call(|reply| Request::Peek { queue, from, messages_max, bytes_max, reply }).await
+    }
+
+    /// Finishes the messages of a queue below `end`, by default all; gives the offset below which none comes any more.
+    pub async fn purge(&self, queue: QueueName, end: Option<Offset>) -> Result<Offset, BrokerError> {
+        self.call(|reply| Request::Purge { queue, end, reply }).await
+    }
+
+    /// Finishes a message that nobody holds.
+    pub async fn cancel(&self, queue: QueueName, queue_uid: Uid, offset: Offset) -> Result<(), BrokerError> {
+        self.call(|reply| Request::Cancel { queue, queue_uid, offset, reply }).await
     }
 
     pub async fn queue_stats(&self, queue: QueueName) -> Result<QueueStats, BrokerError> {

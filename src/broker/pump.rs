@@ -293,7 +293,14 @@ impl Shell {
         let mut unused = Vec::new();
         let mut deliveries = Vec::with_capacity(messages.len());
         let lease_us = self.consumers.get_mut(id).map_or(0, |consumer| consumer.lease_us);
-        for handed in handed {
+        let state = self.state.subscription(subscription);
+        let is_leased = |handed: &Handed| {
+            let message = state.and_then(|subscription| subscription.delivery.outstanding(handed.offset));
+            message.is_some_and(|message| message.lease == handed.lease)
+        };
+        // What was purged while its bytes were read is nobody's any more.
+        for handed in handed.into_iter().filter(is_leased) {
+            while messages.next_if(|message| message.offset < handed.offset).is_some() {}
             let Some(message) = messages.next_if(|message| message.offset == handed.offset) else {
                 unused.push(handed);
                 continue;

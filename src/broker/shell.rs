@@ -18,7 +18,7 @@ use super::settle::Jobs;
 use super::timers::{Key, Timers};
 use crate::clock::{Clock, Now};
 use crate::core::types::Reject;
-use crate::core::{Decision, Event, State, event_codec};
+use crate::core::{Decision, Event, State, event_codec, remove};
 use crate::ids::{Offset, QueueId, SubscriptionId, Ticket};
 use crate::log::{Log, LogError, LogEvent, Placed, Room};
 
@@ -158,6 +158,11 @@ impl Shell {
             }
             Request::Peek { queue, from, messages_max, bytes_max, reply } => {
                 self.peek(&queue, from, messages_max, bytes_max, reply);
+            }
+            Request::Purge { queue, end, reply } => self.purge(&queue, end, now, reply),
+            Request::Cancel { queue, queue_uid, offset, reply } => {
+                let decision = remove::cancel(&self.state, &queue, queue_uid, offset);
+                self.enact_and_answer(decision, now, reply, |_, ()| ());
             }
             Request::QueueStats { queue, reply } => self.queue_stats(&queue, now, reply),
             Request::ServerStats { reply } => self.server_stats(reply),

@@ -67,11 +67,7 @@ impl Finished {
         }
         self.words[word] |= 1 << (at % 64);
         self.set += 1;
-        while self.words.front() == Some(&u64::MAX) {
-            self.words.pop_front();
-            self.base += 64;
-            self.set -= 64;
-        }
+        self.drop_full_words();
         true
     }
 
@@ -96,6 +92,34 @@ impl Finished {
             low = 0;
         }
         None
+    }
+
+    /// Marks everything below `floor`.
+    pub fn raise(&mut self, floor: Offset) {
+        if floor <= self.floor() {
+            return;
+        }
+        let base = floor.0 & !63;
+        let passed = usize::try_from((base - self.base) / 64).unwrap_or(usize::MAX).min(self.words.len());
+        self.set -= self.words.drain(..passed).map(|word| u64::from(word.count_ones())).sum::<u64>();
+        self.base = base;
+        let low = (1u64 << (floor.0 - base)) - 1;
+        if low != 0 && self.words.is_empty() {
+            self.words.push_back(0);
+        }
+        if let Some(word) = self.words.front_mut() {
+            self.set += u64::from((low & !*word).count_ones());
+            *word |= low;
+        }
+        self.drop_full_words();
+    }
+
+    fn drop_full_words(&mut self) {
+        while self.words.front() == Some(&u64::MAX) {
+            self.words.pop_front();
+            self.base += 64;
+            self.set -= 64;
+        }
     }
 
     /// The first offset from `from` on that is not finished.
@@ -125,7 +149,11 @@ mod tests {
     proptest! {
         /// Against a plain set, over any order of insertion.
         #[test]
-        fn agrees_with_a_set(floor in 0u64..200, inserts in proptest::collection::vec(0u64..400, 0..400)) {
+        fn agrees_with_a_set(
+            floor in 0u64..200,
+            inserts in proptest::collection::vec(0u64..400, 0..400),
+            raised in 0u64..500,
+        ) {
             let mut finished = Finished::below(Offset(floor));
             let mut model: BTreeSet<u64> = (0..floor).collect();
             for offset in inserts {
@@ -134,7 +162,12 @@ mod tests {
                 prop_assert_eq!(finished.floor(), Offset(lowest));
                 prop_assert_eq!(finished.count(), model.len() as u64);
             }
-            for from in 0..450 {
+            let before = finished.clone();
+            finished.raise(Offset(raised));
+            model.extend(0..raised);
+            prop_assert_eq!(finished.count(), model.len() as u64);
+            prop_assert!(raised > before.floor().0 || finished.words().eq(before.words()));
+            for from in 0..550 {
                 let next = (from..).find(|at| !model.contains(at)).unwrap();
                 prop_assert_eq!(finished.next_unfinished(Offset(from)), Offset(next));
                 prop_assert_eq!(finished.contains(Offset(from)), model.contains(&from));

@@ -225,6 +225,18 @@ impl Delivery {
         self.drop_stale_deadlines();
     }
 
+    /// Applies the end of every message below `end`.
+    pub(super) fn finish_below(&mut self, end: Offset) {
+        let passed: Vec<Offset> = self.outstanding.keys().copied().filter(|offset| *offset < end).collect();
+        for offset in passed {
+            self.leave_phase(offset);
+            self.outstanding.remove(&offset);
+        }
+        self.finished.raise(end);
+        self.cursor = self.cursor.max(end);
+        self.drop_stale_deadlines();
+    }
+
     /// Applies the return of outstanding messages: ready now, or delayed until `due_us` (0 = now).
     /// Without `counted` the ended attempt is taken back.
     pub(super) fn requeue(&mut self, runs: &[OffsetRun], due_us: u64, counted: bool) {

@@ -54,6 +54,16 @@ pub enum Event {
         to: QueueId,
         to_offset: Offset,
     },
+    /// Every message below `end` is finished for all subscriptions.
+    Purged {
+        queue: QueueId,
+        end: Offset,
+    },
+    /// A message that nobody holds is finished for all subscriptions.
+    Cancelled {
+        queue: QueueId,
+        offset: Offset,
+    },
     /// The server started again: leases go on from here on the log's clock.
     Started {
         incarnation: u32,

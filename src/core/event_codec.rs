@@ -15,6 +15,8 @@
 //! Acked                subscription | runs | fields
 //! Requeued             subscription | due_us (0 = now) | flags u8 (1 = the attempt counts) | runs | fields
 //! DeadLettered         subscription | to queue | to offset | fields             (the offset is in the header)
+//! Purged               fields                                 (the offset behind the last one is in the header)
+//! Cancelled            fields                                                    (the offset is in the header)
 //! Publish              header PRODUCER_STAMP: epoch | sequence | count of the whole request | log_us | id (the rest)
 //! ```
 //! `fields` are tagged values ([`tlv`]) for what later builds add; this build writes none and refuses critical ones.
@@ -115,6 +117,8 @@ pub fn encode(event: &Event) -> Record {
             out.put_varint(to_offset.0);
             (Kind::DeadLettered, *queue, *offset)
         }
+        Event::Purged { queue, end } => (Kind::Purged, *queue, *end),
+        Event::Cancelled { queue, offset } => (Kind::Cancelled, *queue, *offset),
     };
     Record { kind, flags: 0, queue, offset, headers: Vec::new(), body: Body::Plain(out) }
 }
@@ -168,6 +172,8 @@ pub fn decode(head: &RecordHead<'_>) -> Result<Option<Event>, EventError> {
             to: QueueId(body.varint()?),
             to_offset: Offset(body.varint()?),
         },
+        Kind::Purged => Event::Purged { queue, end: head.offset },
+        Kind::Cancelled => Event::Cancelled { queue, offset: head.offset },
     };
     tlv::check(body.rest(), &[])?;
     Ok(Some(event))

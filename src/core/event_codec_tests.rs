@@ -27,7 +27,7 @@ fn name() -> impl Strategy<Value = Name> {
 
 fn delivery_event() -> impl Strategy<Value = Event> {
     let ids = (any::<u64>().prop_map(QueueId), any::<u64>().prop_map(SubscriptionId));
-    (ids, runs(), any::<(u64, u32, u64, bool)>(), 0..5u8).prop_map(
+    (ids, runs(), any::<(u64, u32, u64, bool)>(), 0..7u8).prop_map(
         |((queue, subscription), runs, numbers, which)| {
             let (deadline_us, incarnation, number, counted) = numbers;
             match which {
@@ -41,6 +41,8 @@ fn delivery_event() -> impl Strategy<Value = Event> {
                 1 => Event::LeaseExtended { queue, subscription, runs, deadline_us },
                 2 => Event::Acked { queue, subscription, runs },
                 3 => Event::Requeued { queue, subscription, runs, due_us: deadline_us, counted },
+                4 => Event::Purged { queue, end: runs[0].first },
+                5 => Event::Cancelled { queue, offset: runs[0].first },
                 _ => Event::DeadLettered {
                     queue,
                     subscription,
@@ -213,6 +215,8 @@ fn one_of_each() -> Vec<(&'static str, Record)> {
                 to_offset: Offset(1),
             }),
         ),
+        ("Purged", encode(&Event::Purged { queue, end: Offset(70_000) })),
+        ("Cancelled", encode(&Event::Cancelled { queue, offset: Offset(69_999) })),
     ]
 }
 

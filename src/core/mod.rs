@@ -10,7 +10,7 @@
 //! 3. Message bodies and metadata never come in here.
 //!
 //! Decisions live by subject: [`admin`], [`publish`], [`consume`], [`settle`], [`retry`],
-//! [`dead_letter`].
+//! [`dead_letter`], [`remove`].
 
 pub mod admin;
 pub mod bits;
@@ -22,6 +22,7 @@ pub mod event;
 pub mod event_codec;
 pub mod producers;
 pub mod publish;
+pub mod remove;
 pub mod retry;
 pub mod runs;
 pub mod settle;

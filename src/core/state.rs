@@ -193,6 +193,12 @@ impl State {
             Event::DeadLettered { queue, subscription, offset, .. } => {
                 self.finished(*queue, *subscription, &[OffsetRun { first: *offset, count: 1 }]);
             }
+            Event::Purged { queue, end } => self.purged(*queue, *end),
+            Event::Cancelled { queue, offset } => {
+                let runs = [OffsetRun { first: *offset, count: 1 }];
+                let subscriptions: Vec<_> = self.queues[queue].subscriptions.values().copied().collect();
+                subscriptions.into_iter().for_each(|id| self.finished(*queue, id, &runs));
+            }
             Event::Started { incarnation, log_us } => self.started(*incarnation, *log_us),
         }
     }
@@ -282,6 +288,17 @@ impl State {
         if delivery.floor() != floor && self.queues[&queue].first_offset == floor {
             self.advance_first_offset(queue);
         }
+    }
+
+    fn purged(&mut self, id: QueueId, end: Offset) {
+        let queue = self.queues.get_mut(&id).expect("only an existing queue is purged");
+        queue.first_offset = queue.first_offset.max(end);
+        for subscription in queue.subscriptions.values() {
+            let subscription =
+                self.subscriptions.get_mut(subscription).expect("a queue's subscription exists");
+            subscription.delivery.finish_below(end);
+        }
+        self.advance_first_offset(id);
     }
 
     /// The lowest floor of the queue's subscriptions; without any, retention alone keeps messages.

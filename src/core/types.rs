@@ -158,6 +158,12 @@ pub enum Reject {
     SubscriptionExists(SubscriptionName),
     #[error("messages of queue {queue} cannot be given up to {target}, which {why}")]
     DeadLetterQueue { queue: QueueName, target: QueueName, why: &'static str },
+    #[error("queue {queue} has no message of this id at offset {offset} that waits; it may be finished")]
+    MessageNotFound { queue: QueueName, offset: Offset },
+    #[error(
+        "the message at offset {offset} is leased from subscription {subscription}; try again when it is not"
+    )]
+    MessageLeased { offset: Offset, subscription: SubscriptionName },
     #[error("offset {offset} is not in queue {queue}, whose next offset is {next}")]
     OffsetOutOfRange { queue: QueueName, offset: Offset, next: Offset },
     #[error("producer {producer:?} of queue {queue} sent sequence {got}; {expected} must come next")]

@@ -28,6 +28,8 @@ pub enum Kind {
     Acked = 66,
     Requeued = 67,
     DeadLettered = 68,
+    Purged = 69,
+    Cancelled = 70,
 }
 
 /// A number that no kind of record has.
@@ -37,7 +39,7 @@ pub struct UnknownKind(pub u8);
 
 impl Kind {
     /// Every kind there is, in order of its number.
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 22] = [
         Kind::NoOp,
         Kind::ServerStarted,
         Kind::SegmentAdded,
@@ -58,6 +60,8 @@ impl Kind {
         Kind::Acked,
         Kind::Requeued,
         Kind::DeadLettered,
+        Kind::Purged,
+        Kind::Cancelled,
     ];
 }
 

@@ -19,6 +19,7 @@ pub const FEATURES: &[&str] = &[
     "subscriptions.start.earliest",
     "subscriptions.start.latest",
     "subscriptions.start.offset",
+    "queues.purge",
     "publish",
     "publish.attributes",
     "publish.producer",
@@ -33,6 +34,8 @@ pub const FEATURES: &[&str] = &[
     "nack.reject",
     "extend_lease",
     "peek",
+    "get_message",
+    "cancel_message",
     "stats",
 ];
 

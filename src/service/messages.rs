@@ -10,9 +10,9 @@ use super::admit_stream::Permits;
 use super::check::{self, not_built};
 use super::status::Refusal;
 use super::{Shared, ending, message, publish_stream, rpc_not_built, subscribe, time, token};
-use crate::broker::api::{NewMessage, Published, PullOptions};
+use crate::broker::api::{BrokerError, NewMessage, Published, PullOptions};
 use crate::clock;
-use crate::core::types::ProducerStamp;
+use crate::core::types::{ProducerStamp, Reject};
 use crate::ids::Offset;
 use crate::limits::*;
 use crate::names::QueueName;
@@ -173,14 +173,29 @@ impl MessageService for Messages {
         rpc_not_built("MessageService.Tail")
     }
 
-    async fn get_message(&self, _: Request<GetMessageRequest>) -> Result<Response<Message>, Status> {
-        rpc_not_built("MessageService.GetMessage")
+    async fn get_message(&self, request: Request<GetMessageRequest>) -> Result<Response<Message>, Status> {
+        let request = request.into_inner();
+        let queue = check::queue_name("queue", &request.queue)?;
+        let (uid, offset) = token::parse_message_id("message_id", &request.message_id)?;
+        let found = match self.shared.broker.peek(queue.clone(), Some(offset), 1, BODY_BYTES_MAX as u64).await
+        {
+            Err(BrokerError::Rejected(Reject::OffsetOutOfRange { .. })) => Vec::new(),
+            found => found?,
+        };
+        let found = found.into_iter().find(|stored| (stored.queue_uid, stored.offset) == (uid, offset));
+        let missing = || BrokerError::from(Reject::MessageNotFound { queue: queue.clone(), offset });
+        Ok(Response::new(message::to_show(&queue, found.ok_or_else(missing)?)?))
     }
 
     async fn cancel_message(
         &self,
-        _: Request<CancelMessageRequest>,
+        request: Request<CancelMessageRequest>,
     ) -> Result<Response<CancelMessageResponse>, Status> {
-        rpc_not_built("MessageService.CancelMessage")
+        let request = request.into_inner();
+        not_built("", &[("request_id", !request.request_id.is_empty())])?;
+        let queue = check::queue_name("queue", &request.queue)?;
+        let (uid, offset) = token::parse_message_id("message_id", &request.message_id)?;
+        self.shared.broker.cancel(queue, uid, offset).await?;
+        Ok(Response::new(CancelMessageResponse {}))
     }
 }

@@ -328,8 +328,13 @@ impl QueueService for Queues {
         rpc_not_built("QueueService.DeleteSnapshot")
     }
 
-    async fn purge(&self, _: Request<PurgeRequest>) -> Result<Response<PurgeResponse>, Status> {
-        rpc_not_built("QueueService.Purge")
+    async fn purge(&self, request: Request<PurgeRequest>) -> Result<Response<PurgeResponse>, Status> {
+        let request = request.into_inner();
+        control(request.validate_only, &request.request_id, "")?;
+        not_built("", &[("filter", !request.filter.is_empty())])?;
+        let name = check::queue_name("name", &request.name)?;
+        let barrier = self.shared.broker.purge(name, request.end_offset.map(Offset)).await?;
+        Ok(Response::new(PurgeResponse { barrier_offset: barrier.0 }))
     }
 
     async fn pause(&self, _: Request<PauseRequest>) -> Result<Response<PauseResponse>, Status> {

@@ -180,6 +180,14 @@ fn rejected(reject: &Reject) -> Draft {
             .resource("subscription", name, "does not exist"),
         R::SubscriptionExists(name) => Draft::new(Code::AlreadyExists, ErrorReason::SubscriptionExists)
             .resource("subscription", name, "exists already"),
+        R::MessageNotFound { queue, offset } => Draft::new(Code::NotFound, ErrorReason::MessageNotFound)
+            .with("queue", queue)
+            .with("offset", offset),
+        R::MessageLeased { offset, subscription } => {
+            Draft::new(Code::FailedPrecondition, ErrorReason::MessageLeased)
+                .with("subscription", subscription)
+                .with("offset", offset)
+        }
         R::DeadLetterQueue { target, .. } => Draft::new(Code::InvalidArgument, ErrorReason::InvalidField)
             .violation("subscription.dead_letter_queue", reject)
             .with("field", "subscription.dead_letter_queue")
@@ -255,6 +263,18 @@ mod tests {
             (R::QueueExists(queue()).into(), Code::AlreadyExists, "QUEUE_EXISTS", false),
             (R::SubscriptionNotFound(subscription()).into(), Code::NotFound, "SUBSCRIPTION_NOT_FOUND", false),
             (R::SubscriptionExists(subscription()).into(), Code::AlreadyExists, "SUBSCRIPTION_EXISTS", false),
+            (
+                R::MessageNotFound { queue: queue(), offset: Offset(4) }.into(),
+                Code::NotFound,
+                "MESSAGE_NOT_FOUND",
+                false,
+            ),
+            (
+                R::MessageLeased { subscription: subscription(), offset: Offset(4) }.into(),
+                Code::FailedPrecondition,
+                "MESSAGE_LEASED",
+                false,
+            ),
             (
                 R::DeadLetterQueue { queue: queue(), target: queue(), why: "leads back to it" }.into(),
                 Code::InvalidArgument,

@@ -9,6 +9,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use super::check::invalid;
 use super::status::Refusal;
 use crate::ids::{Offset, Uid};
 use crate::names::Name;
@@ -51,6 +52,15 @@ pub fn message_id(queue: Uid, offset: Offset) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
+/// The queue's uid and the offset of a message.
+pub fn parse_message_id(field: &str, id: &str) -> Result<(Uid, Offset), Refusal> {
+    let bytes = URL_SAFE_NO_PAD.decode(id).ok().and_then(|bytes| <[u8; 24]>::try_from(bytes).ok());
+    let bytes = bytes.ok_or_else(|| invalid(field, "is no message id"))?;
+    let (uid, offset) = bytes.split_first_chunk::<16>().expect("24 bytes hold 16");
+    let offset = u64::from_be_bytes(offset.try_into().expect("8 bytes are left"));
+    Ok((Uid(*uid), Offset(offset)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,5 +88,9 @@ mod tests {
         assert_eq!(ids[1], "BwcHBwcHBwcHBwcHBwcHBwAAAAAAAAAB");
         assert_eq!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
         assert_ne!(message_id(Uid([8; 16]), Offset(0)), ids[0]);
+        assert_eq!(parse_message_id("id", &ids[3]), Ok((queue, Offset(256))));
+        for bad in ["", "x", &ids[0][1..], &format!("{}A", ids[0]), &ids[0].replace('A', "!")] {
+            assert!(parse_message_id("id", bad).is_err(), "{bad}");
+        }
     }
 }

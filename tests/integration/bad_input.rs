@@ -566,7 +566,6 @@ async fn calls_that_are_not_built_say_so() {
     let mut bench = Bench::new().await;
     let clients = &mut bench.clients;
     let errors = [
-        ("QueueService.Purge", clients.queues.purge(PurgeRequest::default()).await.unwrap_err()),
         ("QueueService.Pause", clients.queues.pause(PauseRequest::default()).await.unwrap_err()),
         ("QueueService.Seek", clients.queues.seek(SeekRequest::default()).await.unwrap_err()),
         (

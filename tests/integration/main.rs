@@ -9,6 +9,7 @@ mod kills;
 mod layers;
 mod lifecycle;
 mod publish_streams;
+mod removal;
 mod retries;
 mod smoke;
 mod streams;

@@ -9,7 +9,7 @@ use crate::core::event::Event;
 use crate::core::snapshot::{SnapshotError, decode, encode};
 use crate::core::state::State;
 use crate::core::types::*;
-use crate::core::{admin, settle};
+use crate::core::{admin, remove, settle};
 use crate::ids::{Offset, Uid};
 use crate::record::Lane;
 
@@ -74,6 +74,15 @@ impl Walk {
             14 if b.is_multiple_of(5) => {
                 let decision = admin::delete_subscription(&shard.state, &subscription_name(queue, name));
                 self.held.retain(|(of, by, _)| (*of, *by) != (queue, name));
+                format!("{:?}", decision.map(|decision| shard.enact(decision)))
+            }
+            15 if b.is_multiple_of(3) => {
+                let decision = remove::purge(&shard.state, &queue_name(queue), Some(Offset(b % 300)));
+                format!("{:?}", decision.map(|decision| shard.enact(decision)))
+            }
+            15 if b.is_multiple_of(2) => {
+                let name = queue_name(queue);
+                let decision = remove::cancel(&shard.state, &name, Uid([1; 16]), Offset(b % 100));
                 format!("{:?}", decision.map(|decision| shard.enact(decision)))
             }
             15 => {

@@ -6,7 +6,7 @@ use forebay::proto::v1::position::Position as Place;
 use forebay::proto::v1::{
     CreateQueueRequest, CreateSubscriptionRequest, DeleteQueueRequest, DeleteSubscriptionRequest,
     GetQueueRequest, GetServerInfoRequest, GetStatsRequest, GetSubscriptionRequest, ListQueuesRequest,
-    ListSubscriptionsRequest, Position, Queue, RetryPolicy, Subscription,
+    ListSubscriptionsRequest, Position, PurgeRequest, Queue, RetryPolicy, Subscription,
 };
 use serde_json::{Value, json};
 use tonic::Status;
@@ -38,6 +38,12 @@ pub async fn queue(server: &Server, command: QueueCommand) -> Result<(), CtlErro
             let request = GetQueueRequest { name: name.as_str().to_owned() };
             let found = answer(client.get_queue(request)).await?;
             output::object(output.format, &views::queue(&found))
+        }
+        QueueCommand::Purge { name, below, output } => {
+            let name = name.as_str().to_owned();
+            let request = PurgeRequest { name: name.clone(), end_offset: below, ..PurgeRequest::default() };
+            let barrier = answer(client.purge(request)).await?.barrier_offset;
+            output::object(output.format, &json!({ "purged": name, "below": barrier }))
         }
         QueueCommand::Delete { name, output } => {
             let name = name.as_str().to_owned();

@@ -42,6 +42,9 @@ pub enum Command {
     Publish(PublishArgs),
     Consume(ConsumeArgs),
     Peek(PeekArgs),
+    /// Show or cancel a single message by its id
+    #[command(subcommand)]
+    Message(MessageCommand),
     Stats(StatsArgs),
     /// About the server itself
     #[command(subcommand)]
@@ -98,6 +101,20 @@ pub enum QueueCommand {
         /// The queue, short or in full
         #[arg(value_parser = QueueName::parse)]
         name: QueueName,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Finish the messages of a queue for all of its subscriptions, whoever has them; the queue stays
+    #[command(
+        after_help = "Examples:\n  forebayctl queue purge mail\n  forebayctl queue purge mail --below 5000"
+    )]
+    Purge {
+        /// The queue, short or in full
+        #[arg(value_parser = QueueName::parse)]
+        name: QueueName,
+        /// Only messages below this offset [default: all that are there now]
+        #[arg(long, value_name = "OFFSET")]
+        below: Option<u64>,
         #[command(flatten)]
         output: OutputArg,
     },
@@ -310,6 +327,35 @@ pub struct StatsArgs {
     pub queue: Option<QueueName>,
     #[command(flatten)]
     pub output: OutputArg,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum MessageCommand {
+    /// Print a message
+    #[command(
+        after_help = "Example:\n  forebayctl message get mail BwcHBwcHBwcHBwcHBwcHBwAAAAAAAAAB -o ndjson"
+    )]
+    Get {
+        /// The queue, short or in full
+        #[arg(value_parser = QueueName::parse)]
+        queue: QueueName,
+        /// The message's id, as a publish, a peek or a delivery gives it
+        id: String,
+        /// How to print it
+        #[arg(short = 'o', long = "output", value_enum, default_value = "raw", value_name = "FORMAT")]
+        format: MessageFormat,
+    },
+    /// Finish a message that nobody has yet, for all subscriptions
+    #[command(after_help = "Example:\n  forebayctl message cancel mail BwcHBwcHBwcHBwcHBwcHBwAAAAAAAAAB")]
+    Cancel {
+        /// The queue, short or in full
+        #[arg(value_parser = QueueName::parse)]
+        queue: QueueName,
+        /// The message's id
+        id: String,
+        #[command(flatten)]
+        output: OutputArg,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -19,6 +19,7 @@ mod publish;
 mod retry;
 mod settle;
 mod signals;
+mod single;
 mod stdout;
 mod views;
 mod window;
@@ -72,6 +73,7 @@ async fn dispatch(server: &Server, command: Command) -> Result<(), CtlError> {
         Command::Publish(args) => publish(server, args).await,
         Command::Consume(args) => consume::consume(server, &plan::consume(&args)).await,
         Command::Peek(args) => peek::peek(server, &args).await,
+        Command::Message(command) => single::message(server, command).await,
         Command::Stats(args) => admin::stats(server, args).await,
         Command::Server(command) => admin::server(server, command).await,
         Command::Completions { shell } => {

@@ -28,6 +28,7 @@ pub fn encode(format: MessageFormat, message: &Message, attempt: Option<u32>) ->
 fn to_json(message: &Message, attempt: Option<u32>) -> Value {
     let mut object = Map::new();
     object.insert("offset".into(), message.offset.into());
+    object.insert("message_id".into(), message.message_id.as_str().into());
     if let Some(attempt) = attempt {
         object.insert("attempt".into(), attempt.into());
     }
@@ -48,12 +49,13 @@ mod tests {
 
     #[test]
     fn a_body_is_text_if_it_can_be() {
-        let mut message = Message { body: "a\n\0é".into(), offset: 7, ..Message::default() };
+        let mut message =
+            Message { body: "a\n\0é".into(), offset: 7, message_id: "m".into(), ..Message::default() };
         message.attributes.insert("k".into(), "v".into());
         let text = encode(MessageFormat::Ndjson, &message, Some(2));
         let json: Value = serde_json::from_slice(&text).unwrap();
         let expected = serde_json::json!({
-            "offset": 7, "attempt": 2, "publish_time": null, "attributes": {"k": "v"}, "body": "a\n\0é",
+            "offset": 7, "message_id": "m", "attempt": 2, "publish_time": null, "attributes": {"k": "v"}, "body": "a\n\0é",
         });
         assert_eq!(json, expected);
         assert_eq!(text.iter().filter(|b| **b == b'\n').count(), 1);

@@ -1,6 +1,6 @@
 //! Queues, subscriptions, figures, peeking, exit codes.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{Server, ctl, run};
 
@@ -41,6 +41,26 @@ fn a_listing_has_all_pages() {
     let expected: Vec<String> =
         names.iter().map(|name| format!("namespaces/default/queues/{name}")).collect();
     assert_eq!(listed, expected);
+}
+
+#[test]
+fn messages_are_shown_cancelled_and_purged() {
+    let server = Server::start();
+    server.run(&["queue", "create", "q"], b"").ok();
+    server.run(&["publish", "q"], b"zero\none\ntwo\n").ok();
+    let lines = server.run(&["peek", "q", "-o", "ndjson"], b"").ok().stdout;
+    let lines = String::from_utf8(lines).unwrap();
+    let one: Value = serde_json::from_str(lines.lines().nth(1).unwrap()).unwrap();
+    let id = one["message_id"].as_str().unwrap();
+    assert_eq!(server.run(&["message", "get", "q", id], b"").ok().stdout, b"one\n");
+    let cancelled = server.json(&["message", "cancel", "q", id, "-o", "json"]);
+    assert_eq!(cancelled, json!({ "cancelled": id }));
+    assert_eq!(server.run(&["message", "cancel", "q", id], b"").code, Some(3));
+    let purged = server.json(&["queue", "purge", "q", "--below", "1", "-o", "json"]);
+    assert_eq!(purged, json!({ "purged": "namespaces/default/queues/q", "below": 1 }));
+    assert_eq!(server.run(&["consume", "q", "--max", "1"], b"").ok().stdout, b"two\n");
+    server.run(&["queue", "purge", "q"], b"").ok();
+    assert_eq!(server.run(&["queue", "purge", "q", "--below", "9"], b"").code, Some(5));
 }
 
 #[test]
