@@ -121,7 +121,8 @@ impl Inbox {
 
     /// Why the log has stopped, if it has.
     pub fn failure(&self) -> Option<LogError> {
-        self.lock().failure.clone()
+        let state = self.lock();
+        state.failure.clone().or_else(|| state.stopped_for.clone())
     }
 
     fn fail(&self, error: LogError) {
@@ -137,7 +138,7 @@ impl Inbox {
         let idle_at = Instant::now() + IDLE;
         let mut state = self.lock();
         loop {
-            if let Some(error) = state.stopped_for.take() {
+            if let Some(error) = state.stopped_for.clone() {
                 return Err(error);
             }
             if state.ending == Some(Ending::Abandon) {
