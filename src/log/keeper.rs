@@ -16,7 +16,7 @@ use super::checkpoint::{self, Kept, Mark};
 use super::counters::LogCounters;
 use super::error::LogError;
 use super::writer::{Inbox, Upkeep};
-use super::{Index, LogEvent, OnEvent, segment};
+use super::{Index, LogEvent, OnEvent, Reader, segment};
 use crate::disk::Disk;
 use crate::ids::{Offset, QueueId, SegmentNumber, Uid};
 
@@ -52,6 +52,7 @@ pub struct House {
     pub disk: Arc<dyn Disk>,
     pub cluster: Uid,
     pub index: Index,
+    pub reader: Reader,
     pub inbox: Arc<Inbox>,
     pub on_event: OnEvent,
     pub counters: Arc<LogCounters>,
@@ -137,6 +138,7 @@ impl House {
                 }
             }
         }
+        self.reader.close(&segments);
         self.disk.sync_dir("log")?;
         self.inbox.keep_up(Upkeep::Forget(segments));
         Ok(())

@@ -51,10 +51,12 @@ pub fn open(
     let inbox = Arc::new(Inbox::default());
     let waker = inbox.clone();
     let no_thread = |error| DiskError::io(Operation::Open, disk.full_path("log"), error);
+    let reader = Reader::new(disk.clone());
     let house = House {
         disk: disk.clone(),
         cluster: directory.identity.cluster,
         index: index.clone(),
+        reader: reader.clone(),
         inbox: inbox.clone(),
         on_event: on_event.clone(),
         counters: counters.clone(),
@@ -77,7 +79,6 @@ pub fn open(
     };
     let thread = std::thread::Builder::new().name("log-writer".to_owned());
     let thread = thread.spawn(move || writer.run()).map_err(no_thread)?;
-    let reader = Reader::new(disk);
     Ok(Log {
         inbox,
         thread: Some(thread),

@@ -3,7 +3,7 @@
 //! A run's head comes first, with as much behind it as one small read brings; a second read fetches what is missing
 //! of the messages that are wanted. Messages share the buffer they were read into.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 
@@ -89,6 +89,11 @@ impl ReadError {
 impl Reader {
     pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
         Self { inner: Arc::new(Inner { disk, files: Mutex::default() }) }
+    }
+
+    /// Closes the files of segments that have left: as long as one is open its space is taken.
+    pub(super) fn close(&self, segments: &[SegmentNumber]) {
+        self.inner.lock().retain(|(segment, _)| !segments.contains(segment));
     }
 
     /// Reads `count` messages of the run at `location`, or as many as there are, from its message `first` on. Stops
@@ -181,8 +186,13 @@ fn span(entries: &[RunEntry]) -> Option<(u32, u32)> {
 }
 
 impl Inner {
+    /// The files that are kept open.
+    fn lock(&self) -> MutexGuard<'_, Vec<(SegmentNumber, Arc<dyn DiskFile>)>> {
+        self.files.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
     fn file(&self, segment: SegmentNumber) -> Result<Arc<dyn DiskFile>, DiskError> {
-        let mut files = self.files.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut files = self.lock();
         if let Some(at) = files.iter().rposition(|(open, _)| *open == segment) {
             let used = files.remove(at);
             files.push(used);

@@ -116,6 +116,25 @@ fn segments_leave_when_nothing_needs_them_and_not_before() {
 }
 
 #[test]
+fn the_space_of_segments_that_left_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut harness = open_dir(dir.path()).unwrap();
+    harness.publish(0, 100, SIZE);
+    harness.assert_holds(100, SIZE);
+    for offset in 100..105 {
+        harness.publish(offset, offset + 1, SIZE);
+        harness.checkpoint(b"any", 100).unwrap();
+    }
+    let open = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+    let gone: Vec<PathBuf> = open
+        .filter(|path| path.starts_with(dir.path()) && path.to_string_lossy().ends_with("(deleted)"))
+        .collect();
+    assert_eq!(gone, Vec::<PathBuf>::new(), "a file that is open takes space without a name");
+}
+
+#[test]
 fn a_needed_message_keeps_its_segment_alone() {
     let dir = tempfile::tempdir().unwrap();
     let mut harness = open_dir(dir.path()).unwrap();
