@@ -115,6 +115,16 @@ async fn open(config: &Config) -> Result<Opened, ServeError> {
     for torn in &opened.torn {
         tracing::warn!(?torn, "the log ended in a commit that was never finished; its bytes are kept");
     }
+    for damage in &opened.damage {
+        tracing::error!(
+            ?damage,
+            "data loss: a part of the log is damaged; what it held is lost, the rest is served"
+        );
+    }
+    for lost in &opened.lost {
+        let (queue, first, end) = (lost.queue, lost.first, lost.end);
+        tracing::error!(%queue, %first, %end, "data loss: messages of a queue are lost with a damaged part of the log");
+    }
     for segment in &opened.missing {
         tracing::error!(%segment, "data loss: a segment of the log is missing; its messages are lost");
     }

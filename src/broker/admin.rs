@@ -153,6 +153,7 @@ impl Shell {
             syncs: log.syncs.get(),
             records: log.records.get(),
             index_rebuilds: log.index_rebuilds.get(),
+            damage: log.damage.get(),
         };
         self.commits.answer(Answer::new(reply, Ok(stats)));
     }

@@ -123,6 +123,8 @@ pub struct ServerStats {
     pub records: u64,
     /// Index files that were missing or damaged and made again.
     pub index_rebuilds: u64,
+    /// Holes that the start found in the log.
+    pub damage: u64,
 }
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, BrokerError>>;

@@ -16,10 +16,10 @@ use super::settle::Jobs;
 use super::shell::{Inbox, Shell};
 use super::timers::Timers;
 use crate::clock::{Clock, wall_us};
-use crate::core::{Event, State, event_codec, snapshot};
+use crate::core::{Event, LostMessages, State, event_codec, snapshot};
 use crate::disk::Disk;
 use crate::ids::{Offset, QueueId, SegmentNumber, Uid};
-use crate::log::{self, LogError, LogOptions, ReplayError, Replayed, Room, StateMachine, Torn};
+use crate::log::{self, Damage, LogError, LogOptions, ReplayError, Replayed, Room, StateMachine, Torn};
 use crate::record::Kind;
 
 /// Why a broker could not be opened.
@@ -36,6 +36,10 @@ pub struct Opened {
     pub waiting_messages: u64,
     /// What was cut off the log's end.
     pub torn: Vec<Torn>,
+    /// Parts of the log that could not be read.
+    pub damage: Vec<Damage>,
+    /// Messages that are known to be lost with them.
+    pub lost: Vec<LostMessages>,
     /// Files that were not of the log and damaged checkpoints, where they are now.
     pub set_aside: Vec<PathBuf>,
     /// Segments whose files are missing: their messages are lost.
@@ -65,12 +69,13 @@ pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Opened, OpenError
     let options = LogOptions { segment_bytes, ..LogOptions::new(wall_us()) };
     let on_event = Arc::new(move |event| drop(log_sender.send(event)));
     let log = log::open(disk, options, &mut replica, on_event)?;
-    let Replica { mut state } = replica;
+    let Replica { mut state, lost } = replica;
     let report = log.report();
     // Segments were begun and no checkpoint came to its end before the stop.
     let checkpoints = Checkpoints::new(report.segments_read > 1);
     let (incarnation, log_us) = (report.incarnation, report.last_log_time_us);
-    let (torn, set_aside, missing) = (report.torn.clone(), report.set_aside.clone(), report.missing.clone());
+    let (torn, damage) = (report.torn.clone(), report.damage.clone());
+    let (set_aside, missing) = (report.set_aside.clone(), report.missing.clone());
     state.apply(&Event::Started { incarnation, log_us });
     let identity = log.identity();
     let (cluster, ack_ids) = (identity.cluster, AckIds::new(&identity.mac_key));
@@ -103,13 +108,48 @@ pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Opened, OpenError
     shell.schedule_all();
     let broker = Broker::new(requests, stop_reason);
     let task = BrokerTask { shell, inbox: Inbox { calls, log_events, reads } };
-    Ok(Opened { broker, task, cluster, incarnation, waiting_messages, torn, set_aside, missing })
+    Ok(Opened {
+        broker,
+        task,
+        cluster,
+        incarnation,
+        waiting_messages,
+        torn,
+        damage,
+        lost,
+        set_aside,
+        missing,
+    })
 }
 
 /// The core's state on its way to the end of the log.
 #[derive(Default)]
 struct Replica {
     state: State,
+    lost: Vec<LostMessages>,
+}
+
+impl Replica {
+    /// Applies an event. One that does not fit is an error in a whole log; behind damage the state is mended, or the
+    /// event is left out.
+    fn take(&mut self, event: &Event, replayed: &Replayed<'_>) -> Result<(), ReplayError> {
+        if let Err(misfit) = self.state.admits(event) {
+            if !replayed.after_damage {
+                return Err(ReplayError(misfit.to_string()));
+            }
+            let lsn = replayed.head.lsn;
+            tracing::error!(%lsn, %misfit, "a record behind damage speaks of what is lost");
+            match self.state.mend(event) {
+                Ok(lost) => self.lost.extend(lost),
+                Err(misfit) => {
+                    tracing::error!(%lsn, %misfit, "a record behind damage is left out");
+                    return Ok(());
+                }
+            }
+        }
+        self.state.apply(event);
+        Ok(())
+    }
 }
 
 impl StateMachine for Replica {
@@ -127,7 +167,7 @@ impl StateMachine for Replica {
             let log_us = replayed.log_time_us;
             self.state.apply(&Event::Started { incarnation: started.incarnation, log_us });
         } else if let Some(event) = event_codec::decode(head).map_err(|error| why(&error))? {
-            self.state.apply(&event);
+            self.take(&event, &replayed)?;
         }
         Ok(())
     }

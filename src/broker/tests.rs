@@ -171,3 +171,61 @@ async fn the_age_of_a_backlog_is_that_of_its_oldest_message() {
     assert!(of_queue.subscriptions[0].1.oldest_age_us >= age);
     running.close().await;
 }
+
+/// Changes one byte of the first segment, `back` bytes before what follows `pattern`.
+fn damage(dir: &Path, pattern: &[u8], back: usize) {
+    let file = &segment_files(dir, ".seg")[0];
+    let mut bytes = std::fs::read(file).unwrap();
+    let at = bytes.windows(pattern.len()).position(|window| window == pattern).expect("it is there");
+    bytes[at - back] ^= 1;
+    std::fs::write(file, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn damage_costs_the_messages_it_hit_and_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = start(dir.path());
+    first.publish(&[300, 301, 302, 303]).await;
+    first.close().await;
+    // The head of a run lies right before its only message.
+    damage(dir.path(), &body(1, 301), 10);
+    let opened = super::open(Arc::new(RealDisk::new(dir.path())), SEGMENT_BYTES).unwrap();
+    assert_eq!(opened.damage.len(), 1);
+    let lost: Vec<(u64, u64)> = opened.lost.iter().map(|lost| (lost.first.0, lost.end.0)).collect();
+    assert_eq!(lost, [(1, 2)]);
+    let second = Running { broker: opened.broker, task: tokio::spawn(opened.task.run()) };
+    assert_eq!(second.broker.server_stats().await.unwrap().damage, 1);
+    let mut delivered = Vec::new();
+    let mut refused = Vec::new();
+    for _ in 0..6 {
+        match second.pull(1, 1).await {
+            Ok(deliveries) => delivered.extend(deliveries.iter().map(|delivery| delivery.message.offset.0)),
+            Err(BrokerError::DataLoss { offset, .. }) => refused.push(offset.0),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!((delivered, refused), (vec![0, 2, 3], vec![1]));
+    let parts = StoredParts { meta: Bytes::new(), body: body(4, 300) };
+    let message = NewMessage { lane: Lane { priority: 4, bucket: 0 }, parts };
+    let published = second.broker.publish(queue(), vec![message], None).await.unwrap();
+    assert_eq!(published.first_offset, Offset(4));
+    second.close().await;
+    let third = start(dir.path());
+    assert_eq!(third.broker.peek(queue(), Some(Offset(4)), 1, 1).await.unwrap()[0].body, body(4, 300));
+    third.close().await;
+}
+
+#[tokio::test]
+async fn messages_of_a_queue_whose_creation_is_lost_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = start(dir.path());
+    first.publish(&[300, 301]).await;
+    first.close().await;
+    damage(dir.path(), b"\x07\x00default\x01\x00q", 1);
+    let second = start(dir.path());
+    let recovered = QueueName::parse("namespaces/default/queues/recovered-1").unwrap();
+    let kept = second.broker.peek(recovered, Some(Offset(0)), 2, 1 << 20).await.unwrap();
+    assert_eq!(kept.iter().map(|message| message.body.len()).collect::<Vec<_>>(), [300, 301]);
+    assert!(second.broker.get_queue(queue()).await.is_err());
+    second.close().await;
+}

@@ -20,6 +20,7 @@ pub mod dead_letter;
 pub mod delivery;
 pub mod event;
 pub mod event_codec;
+pub mod misfit;
 pub mod producers;
 pub mod publish;
 pub mod remove;
@@ -31,6 +32,7 @@ pub mod state;
 pub mod types;
 
 pub use event::Event;
+pub use misfit::{LostMessages, Misfit};
 pub use state::State;
 
 /// What a command answers, and the facts that make it so.

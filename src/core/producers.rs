@@ -88,6 +88,18 @@ impl Producers {
         }
     }
 
+    /// Whether a request with this stamp is the next of its producer, as far as is remembered.
+    pub(super) fn goes_on_with(&self, stamp: &ProducerStamp) -> bool {
+        let known = self.by_id.get(&stamp.id).filter(|known| known.epoch == stamp.epoch);
+        known.map_or(0, |known| known.sequence).checked_add(1) == Some(stamp.sequence)
+    }
+
+    /// Takes everything before the request with this stamp as stored, with answers that are not known.
+    pub(super) fn go_on_at(&mut self, stamp: &ProducerStamp) {
+        let (epoch, sequence) = (stamp.epoch, stamp.sequence.saturating_sub(1));
+        self.by_id.insert(stamp.id.clone(), Producer { epoch, sequence, ..Producer::default() });
+    }
+
     /// Applies a stored request.
     pub(super) fn stored(&mut self, request: &StampedRequest, run: &PublishedRun) {
         let producer = self.by_id.entry(request.stamp.id.clone()).or_default();

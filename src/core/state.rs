@@ -12,7 +12,7 @@ use super::delivery::Delivery;
 use super::event::{Event, PublishedRun, QueueCreated, SubscriptionCreated};
 use super::producers::Producers;
 use super::runs::OffsetRun;
-use super::types::{QueueConfig, Reject, SubscriptionConfig};
+use super::types::{ProducerStamp, QueueConfig, Reject, SubscriptionConfig};
 use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
 use crate::limits::PRODUCER_IDLE_US;
 use crate::names::{Name, QueueName, SubscriptionName};
@@ -206,6 +206,10 @@ impl State {
     fn queue_created(&mut self, created: &QueueCreated) {
         assert_eq!(created.queue, self.next_queue_id(), "queue ids are dense");
         self.counters.last_queue = created.queue;
+        self.add_queue(created);
+    }
+
+    fn add_queue(&mut self, created: &QueueCreated) {
         self.names.insert(created.name.clone(), created.queue);
         let queue = Queue {
             id: created.queue,
@@ -315,6 +319,40 @@ impl State {
         for subscription in self.subscriptions.values_mut() {
             subscription.delivery.grace(log_us + RESTART_GRACE_US);
         }
+    }
+
+    /// Adds a queue that was made before; false if another has its name.
+    pub(super) fn recover_queue(&mut self, created: QueueCreated) -> bool {
+        let free = !self.names.contains_key(&created.name);
+        if free {
+            self.counters.last_queue = self.counters.last_queue.max(created.queue);
+            self.add_queue(&created);
+        }
+        free
+    }
+
+    /// The ids before this one were given.
+    pub(super) fn use_up_queue_ids(&mut self, next: QueueId) {
+        self.counters.last_queue = QueueId(next.0 - 1);
+    }
+
+    /// The ids before this one were given.
+    pub(super) fn use_up_subscription_ids(&mut self, next: SubscriptionId) {
+        self.counters.last_subscription = SubscriptionId(next.0 - 1);
+    }
+
+    /// The messages of a queue before `end` were published.
+    pub(super) fn lose_messages(&mut self, queue: QueueId, end: Offset) {
+        let queue = self.queues.get_mut(&queue).expect("the caller has looked");
+        queue.next_offset = queue.next_offset.max(end);
+    }
+
+    /// The requests of a producer before this one were stored.
+    pub(super) fn go_on_at(&mut self, queue: QueueId, stamp: &ProducerStamp) {
+        let queue = self.queues.get_mut(&queue).expect("the caller has looked");
+        let known = queue.producers.len();
+        queue.producers.go_on_at(stamp);
+        self.producers += queue.producers.len() - known;
     }
 
     fn delivery(&mut self, id: SubscriptionId) -> &mut Delivery {

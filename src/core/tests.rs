@@ -1,6 +1,7 @@
 //! Tests by operation: what is decided, and what the state says after it is applied.
 
 mod harness;
+mod misfit;
 mod remove;
 mod retry;
 mod snapshot;

@@ -19,6 +19,8 @@ pub struct LogCounters {
     pub segment_bytes: Counter,
     /// Index files that were missing or damaged and made again from their segments.
     pub index_rebuilds: Counter,
+    /// Holes that opening found in the log.
+    pub damage: Counter,
     /// Segments taken out of the log since it was opened: nothing in them was needed.
     pub segments_dropped: Counter,
     /// Checkpoints written.

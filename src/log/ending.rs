@@ -1,9 +1,11 @@
 //! Where the log ends: whether it may end there, and making the end firm.
 //!
-//! Only the last frame can have been in flight, so what comes after a bad frame decides. If a frame with a later
-//! sequence number follows, in this segment or the next, committed records are damaged: the log refuses to open and
-//! changes nothing. Otherwise the bad frame was torn, or cannot be told from one: its bytes are copied to
-//! `quarantine/`, and zeroed only when the copy is durable, so that they can never be taken for a frame again.
+//! Only the last frame can have been in flight, and what lies behind it was found by [`super::salvage`] to hold no later
+//! frame. So the bad frame was torn, or cannot be told from one: its bytes are copied to `quarantine/`, and zeroed only
+//! when the copy is durable, so that they can never be taken for a frame again. If the segment behind has lost its
+//! header and may hold committed frames, the log refuses to open and changes nothing.
+//!
+//! Bytes of damage that was passed are copied and stay.
 
 use std::collections::HashSet;
 use std::io::IoSlice;
@@ -13,6 +15,7 @@ use super::error::{FrameFault, LogError};
 use super::frame::{FRAME_ALIGN, FRAME_HEADER_BYTES, FrameHeader};
 use super::index;
 use super::recovery::{Opened, Recovery, open_listed, open_segment};
+use super::salvage::{Damage, Hole};
 use super::segment::{self, Blank, SEGMENT_HEADER_BYTES};
 use super::window::Window;
 use crate::disk::{Disk, DiskFile, Entry, join};
@@ -39,6 +42,7 @@ pub struct Torn {
 #[derive(Debug, Default)]
 pub struct Ending {
     pub torn: Vec<Torn>,
+    pub damage: Vec<Damage>,
     /// Files that looked like segments and were not of the log, where they are now.
     pub set_aside: Vec<PathBuf>,
     /// Segments of the log whose files are not there.
@@ -61,7 +65,7 @@ struct Remains {
 pub fn settle(recovery: &mut Recovery<'_>, fault: FrameFault) -> Result<Ending, LogError> {
     let mut ending = Ending::default();
     let mut remains = Vec::new();
-    judge_current(recovery, fault, &mut remains)?;
+    judge_current(recovery, fault, &mut remains);
     for listed in recovery.listed.clone() {
         let opened = open_listed(recovery.disk, listed, recovery.cluster)?;
         let blank =
@@ -82,6 +86,9 @@ pub fn settle(recovery: &mut Recovery<'_>, fault: FrameFault) -> Result<Ending, 
     let kept = recovery.disk.list(QUARANTINE)?;
     ending.highest = highest(recovery, entries.iter().chain(&kept));
 
+    for hole in &recovery.holes {
+        ending.damage.push(keep_copy(recovery.disk, hole)?);
+    }
     for remains in &remains {
         ending.torn.push(quarantine(recovery.disk, remains)?);
     }
@@ -97,29 +104,12 @@ pub fn settle(recovery: &mut Recovery<'_>, fault: FrameFault) -> Result<Ending, 
     Ok(ending)
 }
 
-/// Looks at what is behind the last good frame in its own segment.
-fn judge_current(
-    recovery: &mut Recovery<'_>,
-    fault: FrameFault,
-    remains: &mut Vec<Remains>,
-) -> Result<(), LogError> {
-    let (from, next) = (recovery.current.position, recovery.chain.sequence);
-    let segment = recovery.current.segment;
-    let salt = recovery.current.salt;
-    let later = |bytes: &[u8]| match FrameHeader::decode(bytes, salt) {
-        Ok((header, _)) => header.segment == segment && header.sequence > next,
-        Err(_) => false,
-    };
-    let end = recovery.window.file_len();
-    let seen = look(&mut recovery.window, from, end, later)?;
-    if seen.later {
-        return Err(LogError::Corrupt { segment, position: from, what: fault });
+/// What is behind the last good frame in its own segment was never finished.
+fn judge_current(recovery: &Recovery<'_>, fault: FrameFault, remains: &mut Vec<Remains>) {
+    if let Some(to) = recovery.used_to {
+        let (segment, from) = (recovery.current.segment, recovery.current.position);
+        remains.push(Remains { segment, file: recovery.current.file.clone(), from, to, what: fault });
     }
-    if let Some(to) = seen.used_to {
-        let file = recovery.current.file.clone();
-        remains.push(Remains { segment, file, from, to, what: fault });
-    }
-    Ok(())
 }
 
 /// Looks at a listed segment whose first frame does not follow.
@@ -214,33 +204,49 @@ fn highest<'a>(recovery: &Recovery<'_>, entries: impl Iterator<Item = &'a Entry>
 
 /// Copies bytes away, then zeroes them.
 fn quarantine(disk: &dyn Disk, remains: &Remains) -> Result<Torn, LogError> {
-    let base = format!("{:020}-{:010}.torn", remains.segment.0, remains.from);
-    let path = free_name(disk, &base)?;
+    let Remains { segment, ref file, from, to, what } = *remains;
+    let path = free_name(disk, &format!("{:020}-{from:010}.torn", segment.0))?;
+    copy_out(disk, &**file, from, to, &path)?;
+    let zeroes = vec![0; COPY_BYTES];
+    for_pieces(from, to, |position, length| {
+        Ok(file.write_at(&mut [IoSlice::new(&zeroes[..length])], position)?)
+    })?;
+    file.sync_data()?;
+    Ok(Torn { segment, position: from, bytes: to - from, what, copy: disk.full_path(&path) })
+}
+
+/// Copies the bytes of a hole away, unless an earlier start has done so.
+fn keep_copy(disk: &dyn Disk, hole: &Hole) -> Result<Damage, LogError> {
+    let Hole { segment, ref file, from, to, what, lost_first, lost_end, salvaged } = *hole;
+    let mut copy = None;
+    if to > from {
+        let base = format!("{:020}-{from:010}.damaged", segment.0);
+        let mut path = join(QUARANTINE, &base);
+        let known = disk.exists(&path)? && disk.open(&path)?.length()? == to - from;
+        if !known {
+            path = free_name(disk, &base)?;
+            copy_out(disk, &**file, from, to, &path)?;
+        }
+        copy = Some(disk.full_path(&path));
+    }
+    Ok(Damage { segment, position: from, bytes: to - from, what, lost_first, lost_end, salvaged, copy })
+}
+
+/// Copies a part of a file into a new one, durably.
+fn copy_out(disk: &dyn Disk, file: &dyn DiskFile, from: u64, to: u64, path: &str) -> Result<(), LogError> {
     let temp = format!("{path}.tmp");
     if disk.exists(&temp)? {
         disk.remove(&temp)?;
     }
     let copy = disk.create(&temp)?;
     let mut buffer = vec![0; COPY_BYTES];
-    for_pieces(remains.from, remains.to, |position, length| {
-        remains.file.read_at(&mut buffer[..length], position)?;
-        Ok(copy.write_at(&mut [IoSlice::new(&buffer[..length])], position - remains.from)?)
+    for_pieces(from, to, |position, length| {
+        file.read_at(&mut buffer[..length], position)?;
+        Ok(copy.write_at(&mut [IoSlice::new(&buffer[..length])], position - from)?)
     })?;
     copy.sync_data()?;
-    disk.rename(&temp, &path)?;
-    disk.sync_dir(QUARANTINE)?;
-    buffer.fill(0);
-    for_pieces(remains.from, remains.to, |position, length| {
-        Ok(remains.file.write_at(&mut [IoSlice::new(&buffer[..length])], position)?)
-    })?;
-    remains.file.sync_data()?;
-    Ok(Torn {
-        segment: remains.segment,
-        position: remains.from,
-        bytes: remains.to - remains.from,
-        what: remains.what,
-        copy: disk.full_path(&path),
-    })
+    disk.rename(&temp, path)?;
+    Ok(disk.sync_dir(QUARANTINE)?)
 }
 
 fn for_pieces(

@@ -4,7 +4,8 @@
 //! - A batch is committed whole or not at all, in order of submission, and reported only after `fdatasync`.
 //! - The first write or sync that fails stops writing for good; nothing after it is reported committed.
 //! - Opening replays every record of every reported batch in order, and maybe of batches after them whose report was
-//!   never given; or it refuses, with a typed error, having changed nothing.
+//!   never given; or it refuses, with a typed error, having changed nothing. Only what is damaged before the end is
+//!   left out, and each hole is reported: see [`salvage`].
 //! - Nothing is deleted because it could not be read: such bytes are kept in `quarantine/`.
 //!
 //! # Layout
@@ -64,6 +65,7 @@ mod keeper;
 mod open;
 mod reader;
 mod recovery;
+mod salvage;
 mod segment;
 mod set;
 mod spare;
@@ -85,6 +87,7 @@ pub use index::{Index, Piece, Plan};
 pub use keeper::{Checkpoint, Live};
 pub use open::open;
 pub use reader::{ReadError, ReadMessage, Reader, RunRead};
+pub use salvage::Damage;
 pub use system::{SegmentAdded, ServerStarted};
 pub use tail::Room;
 
@@ -215,6 +218,8 @@ pub struct Replayed<'a> {
     pub location: Location,
     /// The log's clock when it was committed, microseconds.
     pub log_time_us: u64,
+    /// Records before it were lost to damage, or others of its frame were.
+    pub after_damage: bool,
 }
 
 impl Replayed<'_> {
@@ -248,6 +253,8 @@ pub struct OpenReport {
     pub checkpoint: Option<Lsn>,
     /// What was cut off the end of the log: one piece at most, unless the disk loses writes.
     pub torn: Vec<Torn>,
+    /// What could not be read before the end of the log.
+    pub damage: Vec<Damage>,
     /// Segment files that were not of the log, and damaged checkpoints, where they are now.
     pub set_aside: Vec<PathBuf>,
     /// Segments of the log whose files are missing: what they held is lost.

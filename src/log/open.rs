@@ -188,7 +188,7 @@ fn resume(
     }
     checkpoint::remove_temps(direct.disk)?;
     let report = OpenReport {
-        incarnation: recovery.incarnation + 1,
+        incarnation: next_incarnation(&recovery),
         node: Uid::random(),
         fresh: false,
         last_log_time_us: recovery.chain.log_time_us,
@@ -200,6 +200,7 @@ fn resume(
         segments: recovery.set.len(),
         checkpoint,
         torn: ending.torn,
+        damage: ending.damage,
         set_aside: ending.set_aside,
         missing: ending.missing,
     };
@@ -221,9 +222,16 @@ fn resume(
         set: recovery.set,
     };
     tail.counters.segments.add(report.segments);
+    tail.counters.damage.add(report.damage.len() as u64);
     tail.counters.segment_bytes.add(tail.set.bytes());
     append_start(&mut tail, &[], &report, options, direct)?;
     Ok((tail, report))
+}
+
+/// Higher than that of any start before, even if the records of some are lost.
+fn next_incarnation(recovery: &Recovery<'_>) -> u32 {
+    let lost = u32::try_from(recovery.starts_lost).unwrap_or(u32::MAX);
+    recovery.incarnation.saturating_add(lost).saturating_add(1)
 }
 
 fn append_start(

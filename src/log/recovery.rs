@@ -3,7 +3,8 @@
 //!
 //! A frame is taken if its header, its place in the chain and the checksum of its records are right; then its records
 //! are replayed in order. Where no such frame comes, the chain may go on at the start of the next listed segment.
-//! Where it does not, the log ends, and [`super::ending`] finds out whether it may end there.
+//! Where it does not, and what lies behind proves that the log goes on, [`super::salvage`] leads past the damage. Else
+//! the log ends, and [`super::ending`] finds out whether it may end there.
 //!
 //! Records that the checkpoint includes are read again only for the index of their segment.
 
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use super::checkpoint::{Mark, ReplayStart};
 use super::error::{FrameFault, LogError};
 use super::frame::{FRAME_HEADER_BYTES, FrameHeader, salted};
+use super::salvage::Hole;
 use super::segment::{self, FORMAT_VERSION, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentHeaderError};
 use super::set::SegmentSet;
 use super::system::{SegmentAdded, SegmentsDropped, ServerStarted};
@@ -23,7 +25,7 @@ use crate::disk::Disk;
 use crate::ids::{Lsn, SegmentNumber, Uid};
 use crate::record::{Kind, RecordError, RecordHead};
 
-const FIRST_FRAME_AT: u64 = SEGMENT_HEADER_BYTES as u64;
+pub const FIRST_FRAME_AT: u64 = SEGMENT_HEADER_BYTES as u64;
 
 /// How far reading has come.
 pub struct Recovery<'a> {
@@ -49,6 +51,12 @@ pub struct Recovery<'a> {
     pub frames: u64,
     /// Segments read, or begun to be read.
     pub segments_read: u64,
+    /// Damage that was passed, in order.
+    pub holes: Vec<Hole>,
+    /// Records lost since the last start that was read: so many starts may be among them.
+    pub starts_lost: u64,
+    /// End of what is not all zero behind the last good frame, where no frame followed.
+    pub used_to: Option<u64>,
 }
 
 /// Where the last good frame lies in the current segment.
@@ -95,14 +103,13 @@ impl<'a> Recovery<'a> {
         index.begin(recovery.start.segment);
         loop {
             let fault = recovery.read_segment(machine, index)?;
-            let entered = recovery.enter_next()?;
-            if entered {
-                index.begin(recovery.current.segment);
+            if recovery.enter_next(index)? || recovery.pass_damage(fault, machine, index)? {
                 continue;
             }
             // The first frame was durable before the first start was finished, and all that a checkpoint includes
-            // before the checkpoint.
-            if recovery.chain.lsn < recovery.replay_from || recovery.chain.sequence == 0 {
+            // before the checkpoint. Nothing can be written into a segment whose header is lost.
+            let headless = recovery.current.position == 0;
+            if recovery.chain.lsn < recovery.replay_from || recovery.chain.sequence == 0 || headless {
                 let Current { segment, position, .. } = recovery.current;
                 return Err(LogError::Corrupt { segment, position, what: fault });
             }
@@ -114,12 +121,15 @@ impl<'a> Recovery<'a> {
         let segment = mark.start.segment;
         let listed = mark.set.members().find(|member| member.segment == segment);
         let listed = listed.unwrap_or(SegmentAdded { segment, bytes: 0 });
-        let opened = open_listed(disk, listed, cluster)?;
+        let mut opened = open_listed(disk, listed, cluster)?;
         let corrupt = LogError::Corrupt { segment, position: 0, what: FrameFault::SegmentHeader };
-        let header = opened.header.ok_or(corrupt.clone())?;
-        if header.first_lsn != mark.start.chain.lsn {
-            let whole = mark.lsn == Lsn(0);
-            return Err(if whole { LogError::NotFromStart { first_lsn: header.first_lsn } } else { corrupt });
+        let whole = mark.lsn == Lsn(0);
+        match opened.header {
+            Some(header) if header.first_lsn == mark.start.chain.lsn => {}
+            Some(header) if whole => return Err(LogError::NotFromStart { first_lsn: header.first_lsn }),
+            // The checkpoint has the queues; the segments behind this one can be read without it.
+            None if !whole => opened.current.position = 0,
+            _ => return Err(corrupt),
         }
         Ok(Self {
             disk,
@@ -137,6 +147,9 @@ impl<'a> Recovery<'a> {
             records: 0,
             frames: 0,
             segments_read: 1,
+            holes: Vec::new(),
+            starts_lost: 0,
+            used_to: None,
         })
     }
 
@@ -152,7 +165,7 @@ impl<'a> Recovery<'a> {
                 Ok(good) => good,
                 Err(fault) => return Ok(fault),
             };
-            self.take(&header, machine, index)?;
+            self.take(&header, Taking::All, machine, index)?;
             self.frames += 1;
             self.chain.lsn = self.chain.lsn.plus(u64::from(header.count));
             self.chain.sequence += 1;
@@ -164,13 +177,15 @@ impl<'a> Recovery<'a> {
         }
     }
 
-    /// Replays the records of a good frame.
-    fn take(
+    /// Replays the records of the frame at the current position; how many.
+    pub fn take(
         &mut self,
         header: &FrameHeader,
+        taking: Taking,
         machine: &mut dyn StateMachine,
         index: &Index,
-    ) -> Result<(), LogError> {
+    ) -> Result<u64, LogError> {
+        let after_damage = taking == Taking::WhatIsGood || !self.holes.is_empty();
         let segment = self.current.segment;
         let start = self.current.position + FRAME_HEADER_BYTES as u64;
         let length = header.payload_len as usize;
@@ -178,7 +193,11 @@ impl<'a> Recovery<'a> {
         for place in 0..u64::from(header.count) {
             let position = start + (length - rest.len()) as u64;
             let refused = |why| LogError::Record { segment, position, why };
-            let head = RecordHead::decode(rest).map_err(refused)?;
+            let head = match RecordHead::decode(rest) {
+                Ok(head) => head,
+                Err(why) if taking == Taking::WhatIsGood && is_damage(&why) => return Ok(place),
+                Err(why) => return Err(refused(why)),
+            };
             head.check_headers().map_err(refused)?;
             if head.lsn != header.first_lsn.plus(place) {
                 return Err(refused(RecordError::Invalid { what: "its place in the log" }));
@@ -189,43 +208,72 @@ impl<'a> Recovery<'a> {
             let replayed = Replayed {
                 location: Location { segment, position, length: head.length },
                 log_time_us: header.log_time_us,
+                after_damage,
                 head,
             };
-            if let Some(placed) = replayed.placed() {
-                index.insert(&placed);
-            }
             if head.lsn >= self.replay_from {
                 note(&mut self.set, &mut self.listed, &mut self.incarnation, &head).map_err(refused)?;
+                if head.kind == Kind::ServerStarted {
+                    self.starts_lost = 0;
+                }
                 let lsn = head.lsn;
                 let failed = |why| LogError::Replay { segment, position, lsn, why };
                 machine.apply(replayed).map_err(failed)?;
                 self.records += 1;
             }
+            if let Some(placed) = replayed.placed()
+                && !index.offer(&placed)
+                && !after_damage
+            {
+                return Err(refused(RecordError::Invalid { what: "its offsets" }));
+            }
             rest = behind;
         }
-        if rest.is_empty() {
-            return Ok(());
+        if rest.is_empty() || taking == Taking::WhatIsGood {
+            return Ok(u64::from(header.count));
         }
         let why = RecordError::Invalid { what: "bytes behind the last record of its frame" };
         Err(LogError::Record { segment, position: start, why })
     }
 
     /// Goes on to the next listed segment if the chain does.
-    fn enter_next(&mut self) -> Result<bool, LogError> {
+    pub fn enter_next(&mut self, index: &Index) -> Result<bool, LogError> {
         let Some(next) = self.listed.front() else { return Ok(false) };
         let mut opened = open_listed(self.disk, *next, self.cluster)?;
         let follows = opened.header.is_some_and(|header| header.first_lsn == self.chain.lsn)
             && check_frame(&mut opened.window, &opened.current, &self.chain, FIRST_FRAME_AT)?.is_ok();
         if follows {
             self.listed.pop_front();
-            let Opened { current, window, .. } = opened;
-            self.window.go_on_with(window);
-            self.current = current;
-            self.start = ReplayStart { segment: self.current.segment, chain: self.chain };
-            self.segments_read += 1;
+            self.enter(opened, index);
         }
         Ok(follows)
     }
+
+    /// Turns to a segment whose first frame comes where the chain stands.
+    pub fn enter(&mut self, opened: Opened, index: &Index) {
+        let Opened { current, window, .. } = opened;
+        self.window.go_on_with(window);
+        self.current = current;
+        self.start = ReplayStart { segment: self.current.segment, chain: self.chain };
+        // Its header alone, until its first frame is read.
+        self.last_frame = LastFrame { position: FIRST_FRAME_AT, length: 0 };
+        self.segments_read += 1;
+        index.begin(self.current.segment);
+    }
+}
+
+/// Which records of a frame are replayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taking {
+    /// All: the frame is good.
+    All,
+    /// Those before the first whose head is damaged: behind it no record can be told from a body.
+    WhatIsGood,
+}
+
+/// Whether the bytes are not what was written, rather than of a newer build.
+fn is_damage(why: &RecordError) -> bool {
+    matches!(why, RecordError::Truncated { .. } | RecordError::Checksum | RecordError::Invalid { .. })
 }
 
 /// What a record of the log itself changes.
@@ -239,7 +287,7 @@ fn note(
         Kind::SegmentAdded => {
             let added = SegmentAdded::decode(head.body)?;
             if set.add(added) {
-                listed.push_back(added);
+                insert_listed(listed, added);
             }
         }
         Kind::SegmentDropped => {
@@ -252,6 +300,12 @@ fn note(
         _ => {}
     }
     Ok(())
+}
+
+/// Adds a segment in order of its number: some may have been found before they were listed.
+pub fn insert_listed(listed: &mut VecDeque<SegmentAdded>, added: SegmentAdded) {
+    let place = listed.partition_point(|other| other.segment < added.segment);
+    listed.insert(place, added);
 }
 
 /// Why there is no first segment.

@@ -48,6 +48,7 @@ struct ServerFigures {
     syncs: Counter,
     records: Counter,
     index_rebuilds: Counter,
+    damage: Counter,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -163,6 +164,10 @@ impl ServerFigures {
                 "forebay_log_index_rebuilds_total",
                 "Index files that were missing or damaged and made again since the start",
             ),
+            damage: described_counter(
+                "forebay_damage_total",
+                "Damaged parts that the start found in the log and passed; what they held is lost",
+            ),
         }
     }
 
@@ -186,6 +191,7 @@ impl ServerFigures {
         self.syncs.absolute(stats.syncs);
         self.records.absolute(stats.records);
         self.index_rebuilds.absolute(stats.index_rebuilds);
+        self.damage.absolute(stats.damage);
     }
 }
 

@@ -50,6 +50,7 @@ impl Shard {
 
     pub fn enact<T>(&mut self, decision: Decision<T>) -> T {
         for event in decision.events {
+            self.state.admits(&event).expect("what is decided fits");
             self.state.apply(&event);
             self.log.push(event);
         }

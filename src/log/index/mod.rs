@@ -141,11 +141,15 @@ impl Index {
     /// Adds a run to the newest segment. It is of that segment and comes behind all others of its queue, or that is
     /// a bug.
     pub(super) fn insert(&self, placed: &Placed) {
+        assert!(self.offer(placed), "runs of a queue are in order of offset");
+    }
+
+    /// Adds a run to the newest segment if it comes behind all others of its queue there.
+    pub(super) fn offer(&self, placed: &Placed) -> bool {
         let mut segments = locked(&self.inner.segments);
         let newest = segments.newest.as_mut().expect("runs are inserted into a segment that was begun");
         assert_eq!(newest.segment, placed.location.segment, "runs are inserted into the newest segment");
-        let follows = newest.runs.push(placed.queue, Run::of(placed));
-        assert!(follows, "runs of a queue are in order of offset");
+        newest.runs.push(placed.queue, Run::of(placed))
     }
 
     /// A segment that was sealed before this start; its number is higher than all before. Its index is read from its

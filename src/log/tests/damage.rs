@@ -10,18 +10,18 @@ use super::support::*;
 
 const SIZE: usize = 5_000;
 
-fn path(dir: &Path, segment: u64) -> PathBuf {
+pub fn path(dir: &Path, segment: u64) -> PathBuf {
     dir.join(segment::path(SegmentNumber(segment)))
 }
 
-fn change(dir: &Path, segment: u64, work: impl FnOnce(&mut Vec<u8>)) {
+pub fn change(dir: &Path, segment: u64, work: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = std::fs::read(path(dir, segment)).unwrap();
     work(&mut bytes);
     std::fs::write(path(dir, segment), bytes).unwrap();
 }
 
 /// The frames of a segment, where they begin and what they say.
-fn frames(dir: &Path, segment: u64) -> Vec<(usize, FrameHeader)> {
+pub fn frames(dir: &Path, segment: u64) -> Vec<(usize, FrameHeader)> {
     let bytes = std::fs::read(path(dir, segment)).unwrap();
     let mut frames = Vec::new();
     let mut at = SEGMENT_HEADER_BYTES;
@@ -34,7 +34,7 @@ fn frames(dir: &Path, segment: u64) -> Vec<(usize, FrameHeader)> {
 }
 
 /// Makes a log of single messages in one segment whose last frame holds the last message; that frame.
-fn one_segment(dir: &Path, count: u64) -> (usize, FrameHeader) {
+pub fn one_segment(dir: &Path, count: u64) -> (usize, FrameHeader) {
     let mut harness = open_dir(dir).unwrap();
     harness.publish(0, count, SIZE);
     drop(harness);
@@ -58,7 +58,7 @@ fn snapshot(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
-fn refused(dir: &Path) -> LogError {
+pub fn refused(dir: &Path) -> LogError {
     let before = snapshot(dir);
     let error = open_dir(dir).err().expect("the log is refused");
     assert!(snapshot(dir) == before, "nothing is changed by a refusal: {error}");
@@ -95,7 +95,7 @@ fn a_torn_last_frame_is_kept_aside_whatever_part_is_torn() {
     }
 }
 
-fn flipped(bytes: &[u8], place: usize) -> Vec<u8> {
+pub fn flipped(bytes: &[u8], place: usize) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     bytes[place] ^= 1;
     bytes
@@ -125,66 +125,13 @@ fn old_bytes_never_follow_a_cut() {
     assert!(bytes[end..].iter().all(|byte| *byte == 0));
 }
 
-#[test]
-fn damage_with_a_successor_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    one_segment(dir.path(), 6);
-    let good = std::fs::read(path(dir.path(), 1)).unwrap();
-    for (at, _) in frames(dir.path(), 1).into_iter().rev().skip(1) {
-        for place in [at, at + 5, at + 30, at + FRAME_HEADER_BYTES + 3] {
-            std::fs::write(path(dir.path(), 1), flipped(&good, place)).unwrap();
-            match refused(dir.path()) {
-                LogError::Corrupt { segment: SegmentNumber(1), position, .. } => {
-                    assert_eq!(position, at as u64);
-                }
-                other => panic!("{other}"),
-            }
-        }
-        let mut lost = good.clone();
-        lost[at..at + 4096].fill(0);
-        std::fs::write(path(dir.path(), 1), lost).unwrap();
-        assert!(refused(dir.path()).is_data_loss());
-    }
-}
-
 /// A log over several segments.
-fn many_segments(dir: &Path) -> u64 {
+pub fn many_segments(dir: &Path) -> u64 {
     let mut harness = open_dir(dir).unwrap();
     harness.publish(0, 20, 40_000);
     harness.log.close().unwrap();
     assert!(frames(dir, 3).len() > 2);
     20
-}
-
-#[test]
-fn damage_at_the_end_of_a_segment_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    many_segments(dir.path());
-    let (at, _) = frames(dir.path(), 2).last().copied().unwrap();
-    change(dir.path(), 2, |bytes| bytes[at + 90] ^= 1);
-    match refused(dir.path()) {
-        LogError::Corrupt { segment: SegmentNumber(2), position, .. } => assert_eq!(position, at as u64),
-        other => panic!("{other}"),
-    }
-}
-
-#[test]
-fn a_damaged_segment_header_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    many_segments(dir.path());
-    let good = std::fs::read(path(dir.path(), 2)).unwrap();
-    for damage in [0..1, 13..14, 90..91, 0..4096, 0..8192] {
-        let mut bytes = good.clone();
-        bytes[damage].iter_mut().for_each(|byte| *byte = 0);
-        if bytes == good {
-            continue;
-        }
-        std::fs::write(path(dir.path(), 2), bytes).unwrap();
-        assert!(matches!(refused(dir.path()), LogError::Corrupt { .. }));
-    }
-    std::fs::write(path(dir.path(), 2), &good).unwrap();
-    change(dir.path(), 1, |bytes| bytes[20] ^= 1);
-    assert!(matches!(refused(dir.path()), LogError::Corrupt { segment: SegmentNumber(1), position: 0, .. }));
 }
 
 /// Makes a log whose segment 3 is blank but for its header and first frame, as if that write had been the last.
@@ -285,17 +232,6 @@ fn unlisted_segments_are_set_aside_unless_they_are_blank() {
 }
 
 #[test]
-fn an_unlisted_segment_that_continues_the_log_is_no_stray() {
-    let dir = tempfile::tempdir().unwrap();
-    many_segments(dir.path());
-    // Cut the log before segment 3 was listed: everything behind that looks torn, but segment 3 says otherwise.
-    let (at, _) = frames(dir.path(), 2)[0];
-    change(dir.path(), 2, |bytes| bytes[at..].fill(0));
-    let error = refused(dir.path());
-    assert!(error.is_data_loss(), "{error}");
-}
-
-#[test]
 fn frame_images_in_bodies_are_no_frames() {
     let dir = tempfile::tempdir().unwrap();
     let (at, header) = one_segment(dir.path(), 3);
@@ -317,8 +253,8 @@ fn later_frames_count_even_where_the_segments_header_is_lost() {
     let dir = tempfile::tempdir().unwrap();
     many_segments(dir.path());
     let later = std::fs::read_dir(dir.path().join("log")).unwrap().map(|entry| entry.unwrap().path());
-    for file in later.filter(|file| *file > path(dir.path(), 3)) {
-        std::fs::remove_file(file).unwrap();
+    for file in later.filter(|file| *file > path(dir.path(), 3) && file.extension().unwrap() == "seg") {
+        std::fs::write(file, vec![0; SEGMENT_BYTES as usize]).unwrap();
     }
     change(dir.path(), 3, |bytes| bytes[..SEGMENT_HEADER_BYTES].fill(0));
     let error = refused(dir.path());

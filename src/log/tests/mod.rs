@@ -11,4 +11,5 @@ mod indexing;
 mod keeping;
 mod places;
 mod reading;
+mod salvage;
 mod support;
