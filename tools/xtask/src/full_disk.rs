@@ -169,7 +169,7 @@ async fn empty(clients: &mut Clients, first: u64, end: u64) -> Result<(), String
             expected += 1;
         }
         let ack_ids = received.into_iter().map(|received| received.ack_id).collect();
-        let request = AcknowledgeRequest { subscription: subscription(QUEUE), ack_ids, ..Default::default() };
+        let request = AcknowledgeRequest { subscription: subscription(QUEUE), ack_ids };
         clients.messages.acknowledge(request).await.map_err(told)?;
     }
     if expected == end { Ok(()) } else { Err(format!("{} messages too many", expected - end)) }
