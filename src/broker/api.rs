@@ -20,7 +20,7 @@ pub enum BrokerError {
     #[error("the request takes {bytes} bytes in the log; at most {max} fit one commit")]
     RequestTooLarge { bytes: u64, max: u64 },
     #[error(
-        "a message of queue {queue} is damaged on disk at offset {offset}; run forebay fsck on the data directory"
+        "a message of queue {queue} is damaged on disk at offset {offset}; check the disk, and cancel the message to give it up"
     )]
     DataLoss { queue: QueueName, offset: Offset },
     #[error("the queue was deleted")]

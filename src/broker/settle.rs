@@ -172,7 +172,8 @@ impl Shell {
         let refused = |why: String| Settled::Refused { why };
         let Some(parts) = dead_letter_parts(queue, subscription, given_up, &message) else {
             return refused(
-                "the message's metadata is damaged; run forebay fsck on the data directory".to_owned(),
+                "the message's metadata is damaged; check the disk, and cancel the message to give it up"
+                    .to_owned(),
             );
         };
         let bytes = (parts.meta.len() + parts.body.len()) as u64;

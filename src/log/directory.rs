@@ -4,7 +4,7 @@
 //! LOCK         held while a server runs; the text is its process id
 //! IDENTITY     layout below
 //! log/         segments and their index files        packed/      rewritten segments (later)
-//! checkpoint/  (later)         quarantine/  bytes that could not be taken as they were; never deleted by the server
+//! checkpoint/  where starts begin to read        quarantine/  bytes that could not be taken as they were; never deleted
 //! ```
 //! `IDENTITY`, 80 bytes, little-endian: magic `FOREBAYI` | format version u32 | checksum u32 (CRC-32/IEEE over all
 //! other bytes) | cluster uid, 16 bytes | MAC key, 32 bytes | reserved, 16 bytes of 0.
