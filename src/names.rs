@@ -4,6 +4,7 @@
 //! Full names are `namespaces/{n}/queues/{q}` and `namespaces/{n}/queues/{q}/subscriptions/{s}`.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::limits::NAME_BYTES_MAX;
 
@@ -12,9 +13,9 @@ pub const DEFAULT_NAMESPACE: &str = "default";
 /// The subscription that a queue is created with.
 pub const DEFAULT_SUBSCRIPTION: &str = "default";
 
-/// A checked name of one thing.
+/// A checked name of one thing; its clones share the text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(String);
+pub struct Name(Arc<str>);
 
 /// Why a text is no name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,16 +44,18 @@ impl Name {
         if matches!(text, "." | "..") {
             return Err(NameError::Reserved { name: text.to_owned() });
         }
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.~+%".contains(c);
-        match text.char_indices().find(|(_, c)| !allowed(*c)) {
-            Some((byte, character)) => Err(NameError::Character { name: text.to_owned(), character, byte }),
-            None => Ok(Self(text.to_owned())),
-        }
+        let allowed = |byte: u8| {
+            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~' | b'+' | b'%')
+        };
+        let Some(byte) = text.bytes().position(|byte| !allowed(byte)) else { return Ok(Self(text.into())) };
+        // All bytes before it are ASCII, so a character begins here.
+        let character = text[byte..].chars().next().expect("a byte is there");
+        Err(NameError::Character { name: text.to_owned(), character, byte })
     }
 
     /// What sorts before every name; itself none.
     pub(crate) fn lowest() -> Self {
-        Self(String::new())
+        Self("".into())
     }
 
     /// The name as text.
@@ -78,8 +81,8 @@ impl QueueName {
     /// Parses `namespaces/{n}/queues/{q}`.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         const FORM: &str = "namespaces/{namespace}/queues/{queue}";
-        match text.split('/').collect::<Vec<_>>()[..] {
-            ["namespaces", namespace, "queues", queue] => {
+        match parts(text) {
+            Some(["namespaces", namespace, "queues", queue]) => {
                 Ok(Self { namespace: Name::new(namespace)?, queue: Name::new(queue)? })
             }
             _ => Err(form(text, FORM)),
@@ -104,8 +107,8 @@ impl SubscriptionName {
     /// Parses `namespaces/{n}/queues/{q}/subscriptions/{s}`.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         const FORM: &str = "namespaces/{namespace}/queues/{queue}/subscriptions/{subscription}";
-        match text.split('/').collect::<Vec<_>>()[..] {
-            ["namespaces", namespace, "queues", queue, "subscriptions", subscription] => Ok(Self {
+        match parts(text) {
+            Some(["namespaces", namespace, "queues", queue, "subscriptions", subscription]) => Ok(Self {
                 queue: QueueName { namespace: Name::new(namespace)?, queue: Name::new(queue)? },
                 subscription: Name::new(subscription)?,
             }),
@@ -122,10 +125,20 @@ impl fmt::Display for SubscriptionName {
 
 /// Parses a namespace's full name, `namespaces/{n}`.
 pub fn parse_namespace(text: &str) -> Result<Name, NameError> {
-    match text.split('/').collect::<Vec<_>>()[..] {
-        ["namespaces", namespace] => Name::new(namespace),
+    match parts(text) {
+        Some(["namespaces", namespace]) => Name::new(namespace),
         _ => Err(form(text, "namespaces/{namespace}")),
     }
+}
+
+/// The parts between slashes, if there are `N` of them.
+fn parts<const N: usize>(text: &str) -> Option<[&str; N]> {
+    let mut split = text.split('/');
+    let mut parts = [""; N];
+    for part in &mut parts {
+        *part = split.next()?;
+    }
+    split.next().is_none().then_some(parts)
 }
 
 fn form(text: &str, form: &'static str) -> NameError {

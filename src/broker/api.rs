@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use super::pipeline::{Publish, PublishResults};
 use crate::core::types::*;
 use crate::ids::{Offset, Uid};
 use crate::names::{Name, QueueName, SubscriptionName};
@@ -173,10 +174,13 @@ pub(crate) enum Request {
         reply: Reply<()>,
     },
     Publish {
-        queue: QueueName,
-        messages: Vec<NewMessage>,
-        producer: Option<ProducerStamp>,
+        publish: Publish,
         reply: Reply<Published>,
+    },
+    /// Publishes that came together; they are taken in one turn.
+    PublishAll {
+        publishes: Vec<Publish>,
+        reply: oneshot::Sender<PublishResults>,
     },
     Pull {
         consumer: ConsumerId,
@@ -238,8 +242,6 @@ pub(crate) enum Request {
     ServerStats {
         reply: Reply<ServerStats>,
     },
-    /// Calls that came together; they are taken in one turn.
-    Many(Vec<Request>),
     Drain {
         reply: Reply<()>,
     },
@@ -404,7 +406,8 @@ impl Broker {
         messages: Vec<NewMessage>,
         producer: Option<ProducerStamp>,
     ) -> Result<Published, BrokerError> {
-        self.call(|reply| Request::Publish { queue, messages, producer, reply }).await
+        let publish = Publish { queue, messages, producer };
+        self.call(|reply| Request::Publish { publish, reply }).await
     }
 
     /// Leases waiting messages; an empty answer means that none came within the wait.

@@ -6,7 +6,10 @@
 
 use std::collections::VecDeque;
 
+use tokio::sync::oneshot;
+
 use super::api::{BrokerError, Published, Reply};
+use super::pipeline::PublishResults;
 use crate::core::types::Settled;
 use crate::ids::Ticket;
 use crate::log::{Batch, Log};
@@ -20,6 +23,7 @@ const BATCH_BYTES: usize = 1 << 20;
 /// An answer that waits for the disk.
 pub enum Answer {
     Publish(Reply<Published>, Result<Published, BrokerError>),
+    PublishAll(oneshot::Sender<PublishResults>, PublishResults),
     Settle(Reply<Vec<Settled>>, Result<Vec<Settled>, BrokerError>),
     /// Called with the error if the log stops first.
     Other(Box<dyn FnOnce(Option<BrokerError>) + Send>),
@@ -37,6 +41,12 @@ impl Answer {
     fn give(self, stopped: Option<BrokerError>) {
         match self {
             Self::Publish(reply, result) => drop(reply.send(stopped.map_or(result, Err))),
+            Self::PublishAll(reply, mut results) => {
+                if let Some(error) = stopped {
+                    results.fill(Err(error));
+                }
+                drop(reply.send(results));
+            }
             Self::Settle(reply, result) => drop(reply.send(stopped.map_or(result, Err))),
             Self::Other(answer) => answer(stopped),
         }

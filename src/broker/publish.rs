@@ -1,49 +1,61 @@
 //! Calls that store messages.
 
+use std::iter::Peekable;
+
+use tokio::sync::oneshot;
+
 use super::api::{BrokerError, NewMessage, Published, Reply};
 use super::commits::Answer;
+use super::pipeline::{Publish, PublishResults};
 use super::shell::Shell;
 use crate::clock::Now;
 use crate::core::event::PublishedRun;
 use crate::core::publish::{self, LaneRun};
-use crate::core::types::ProducerStamp;
 use crate::core::{Event, event_codec};
-use crate::names::QueueName;
 use crate::record::{Record, StoredParts};
 
 /// Log bytes besides its messages that a publish may take: record heads, tables, the producer's stamp.
 const ENVELOPE_BYTES: u64 = 1 << 10;
 /// Log bytes that each message may take besides its own: a record of its own at worst.
 const MESSAGE_ENVELOPE_BYTES: u64 = 128;
+/// Log bytes up to which publishes that came together share a run. A message is found within its run by a table, so
+/// a run costs the log one record head and the index one entry, however many messages it has.
+const JOINED_BYTES_MAX: u64 = 128 << 10;
 
 impl Shell {
-    pub(super) fn publish(
-        &mut self,
-        queue: &QueueName,
-        messages: Vec<NewMessage>,
-        producer: Option<ProducerStamp>,
-        now: Now,
-        reply: Reply<Published>,
-    ) {
-        let result = self.try_publish(queue, messages, producer, now);
+    pub(super) fn publish(&mut self, publish: Publish, now: Now, reply: Reply<Published>) {
+        let result = self.try_publish(publish, now);
         self.commits.answer(Answer::Publish(reply, result));
     }
 
-    fn try_publish(
+    /// Publishes that came together, in order. Neighbours that nothing tells apart are stored as one.
+    pub(super) fn publish_all(
         &mut self,
-        queue: &QueueName,
-        messages: Vec<NewMessage>,
-        producer: Option<ProducerStamp>,
+        publishes: Vec<Publish>,
         now: Now,
-    ) -> Result<Published, BrokerError> {
+        reply: oneshot::Sender<PublishResults>,
+    ) {
+        let mut results = Vec::with_capacity(publishes.len());
+        let bytes_max = JOINED_BYTES_MAX.min(self.log.batch_bytes_max());
+        let mut publishes = publishes.into_iter().peekable();
+        while let Some(mut publish) = publishes.next() {
+            let counts = join(&mut publish, &mut publishes, bytes_max);
+            let result = self.try_publish(publish, now);
+            if counts.len() == 1 { results.push(result) } else { results.extend(split(&result, &counts)) }
+        }
+        self.commits.answer(Answer::PublishAll(reply, results));
+    }
+
+    fn try_publish(&mut self, publish: Publish, now: Now) -> Result<Published, BrokerError> {
+        let Publish { queue, messages, producer } = publish;
         if self.draining {
             return Err(BrokerError::Draining);
         }
         self.check_room_to_grow()?;
         let runs = lane_runs(&messages);
         self.check_size(&runs)?;
-        let decision = publish::publish(&self.state, queue, &runs, producer, now)?;
-        let queue_uid = self.state.queue_named(queue)?.uid;
+        let decision = publish::publish(&self.state, &queue, &runs, producer, now)?;
+        let queue_uid = self.state.queue_named(&queue)?.uid;
         if !decision.events.is_empty() {
             let mut parts = messages.into_iter().map(|message| message.parts);
             let records = decision.events.iter().map(|event| match event {
@@ -75,17 +87,67 @@ impl Shell {
     pub(super) fn check_size(&self, runs: &[LaneRun]) -> Result<(), BrokerError> {
         let messages: u64 = runs.iter().map(|run| u64::from(run.count)).sum();
         let stored: u64 = runs.iter().map(|run| run.bytes).sum();
-        let bytes = stored + messages * MESSAGE_ENVELOPE_BYTES + ENVELOPE_BYTES;
+        let bytes = log_bytes(messages, stored);
         let max = self.log.batch_bytes_max();
         if bytes > max { Err(BrokerError::RequestTooLarge { bytes, max }) } else { Ok(()) }
     }
+}
+
+/// What messages may take in the log.
+fn log_bytes(messages: u64, stored: u64) -> u64 {
+    stored + messages * MESSAGE_ENVELOPE_BYTES + ENVELOPE_BYTES
+}
+
+fn stored_bytes(message: &NewMessage) -> u64 {
+    (message.parts.meta.len() + message.parts.body.len()) as u64
+}
+
+/// Adds the messages of those that follow to `publish`, as far as nobody could tell; how many messages each has.
+fn join(
+    publish: &mut Publish,
+    following: &mut Peekable<impl Iterator<Item = Publish>>,
+    bytes_max: u64,
+) -> Vec<u32> {
+    let count = |publish: &Publish| publish.messages.len() as u32;
+    let bytes = |publish: &Publish| {
+        log_bytes(publish.messages.len() as u64, publish.messages.iter().map(stored_bytes).sum())
+    };
+    let mut counts = vec![count(publish)];
+    let mut joined = bytes(publish);
+    if publish.producer.is_some() {
+        return counts;
+    }
+    while let Some(next) = following.next_if(|next| {
+        next.producer.is_none() && next.queue == publish.queue && joined + bytes(next) <= bytes_max
+    }) {
+        joined += bytes(&next);
+        counts.push(count(&next));
+        publish.messages.extend(next.messages);
+    }
+    counts
+}
+
+/// The answer to each of the publishes that were stored as one.
+fn split<'a>(
+    whole: &'a Result<Published, BrokerError>,
+    counts: &'a [u32],
+) -> impl Iterator<Item = Result<Published, BrokerError>> + 'a {
+    let mut before = 0;
+    counts.iter().map(move |count| {
+        let result = whole.clone().map(|whole| {
+            let first_offset = whole.first_offset.plus(before);
+            Published { first_offset, count: *count, ..whole }
+        });
+        before += u64::from(*count);
+        result
+    })
 }
 
 /// Groups neighbours of one lane.
 fn lane_runs(messages: &[NewMessage]) -> Vec<LaneRun> {
     let mut runs: Vec<LaneRun> = Vec::with_capacity(1);
     for message in messages {
-        let bytes = (message.parts.meta.len() + message.parts.body.len()) as u64;
+        let bytes = stored_bytes(message);
         match runs.last_mut() {
             Some(run) if run.lane == message.lane => {
                 run.count += 1;

@@ -140,9 +140,8 @@ impl Shell {
                 self.list_subscriptions(&queue, after.as_ref(), limit, now, reply);
             }
             Request::DeleteSubscription { name, reply } => self.delete_subscription(&name, now, reply),
-            Request::Publish { queue, messages, producer, reply } => {
-                self.publish(&queue, messages, producer, now, reply);
-            }
+            Request::Publish { publish, reply } => self.publish(publish, now, reply),
+            Request::PublishAll { publishes, reply } => self.publish_all(publishes, now, reply),
             Request::Pull { consumer, name, options, reply } => {
                 self.pull(consumer, &name, options, now, reply)
             }
@@ -166,7 +165,6 @@ impl Shell {
             }
             Request::QueueStats { queue, reply } => self.queue_stats(&queue, now, reply),
             Request::ServerStats { reply } => self.server_stats(reply),
-            Request::Many(calls) => calls.into_iter().for_each(|call| self.call(call)),
             Request::Drain { reply } => self.drain(now, reply),
             Request::Close { .. } => unreachable!("taken by the loop"),
         }

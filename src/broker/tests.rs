@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::task::JoinHandle;
 
 use super::api::*;
+use super::pipeline::Publish;
 use crate::core::types::*;
 use crate::disk::RealDisk;
 use crate::ids::Offset;
@@ -228,4 +229,71 @@ async fn messages_of_a_queue_whose_creation_is_lost_are_kept() {
     assert_eq!(kept.iter().map(|message| message.body.len()).collect::<Vec<_>>(), [300, 301]);
     assert!(second.broker.get_queue(queue()).await.is_err());
     second.close().await;
+}
+
+#[tokio::test]
+async fn publishes_that_come_together_share_a_record_and_are_answered_one_by_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = start(dir.path());
+    running.publish(&[]).await;
+    let of = |queue: &QueueName, bodies: &[usize], producer| {
+        let messages = bodies.iter().map(|size| {
+            let parts = StoredParts { meta: Bytes::new(), body: body(*size, *size) };
+            NewMessage { lane: Lane { priority: 4, bucket: 0 }, parts }
+        });
+        Publish { queue: queue.clone(), messages: messages.collect(), producer }
+    };
+    let stamp = Some(ProducerStamp { id: "p".into(), epoch: 1, sequence: 1 });
+    let other = QueueName::parse("namespaces/default/queues/other").unwrap();
+    let publishes = vec![
+        of(&queue(), &[1], None),
+        of(&queue(), &[2, 3], None),
+        of(&other, &[1], None),
+        of(&queue(), &[4], None),
+        of(&queue(), &[5], stamp.clone()),
+        of(&queue(), &[6], None),
+        of(&queue(), &[300 << 10], None),
+        of(&queue(), &[7], None),
+        of(&queue(), &[8], None),
+        of(&queue(), &[5], stamp),
+    ];
+    let records = running.broker.server_stats().await.unwrap().records;
+    let results = running.broker.publish_all(publishes).await;
+    let shown = results.iter().map(|result| match result {
+        Ok(published) => (published.first_offset.0, published.count, published.duplicate),
+        Err(BrokerError::Rejected(Reject::QueueNotFound { .. })) => (404, 0, false),
+        Err(BrokerError::RequestTooLarge { .. }) => (413, 0, false),
+        Err(error) => panic!("{error}"),
+    });
+    let offsets = [(0, 1, false), (1, 2, false), (404, 0, false), (3, 1, false), (4, 1, false)];
+    let more = [(5, 1, false), (413, 0, false), (6, 1, false), (7, 1, false), (4, 1, true)];
+    assert_eq!(shown.collect::<Vec<_>>(), [offsets, more].concat());
+    // 1 to 3, 4, the stamped one, 6, and 7 with 8; and the empty frame that may have followed.
+    let records = running.broker.server_stats().await.unwrap().records - records;
+    assert!((5..=6).contains(&records), "{records}");
+    let deliveries = running.pull(10, 1 << 20).await.unwrap();
+    let sizes = deliveries.iter().map(|delivery| delivery.message.body.len());
+    assert_eq!(sizes.collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7, 8]);
+    running.close().await;
+}
+
+#[tokio::test]
+async fn runs_of_publishes_that_come_together_have_their_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = start(dir.path());
+    running.publish(&[]).await;
+    let publish = |offset: usize| {
+        let parts = StoredParts { meta: Bytes::new(), body: body(offset, 30 << 10) };
+        let messages = vec![NewMessage { lane: Lane { priority: 4, bucket: 0 }, parts }];
+        Publish { queue: queue(), messages, producer: None }
+    };
+    let records = running.broker.server_stats().await.unwrap().records;
+    let results = running.broker.publish_all((0..12).map(publish).collect()).await;
+    assert!(
+        results.into_iter().zip(0..).all(|(result, offset)| result.unwrap().first_offset == Offset(offset))
+    );
+    // Four fit one run. Listings of segments and an empty frame may have joined them.
+    let records = running.broker.server_stats().await.unwrap().records - records;
+    assert!((3..=6).contains(&records), "{records}");
+    running.close().await;
 }

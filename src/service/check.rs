@@ -1,6 +1,7 @@
 //! Checks of request fields. A failed check names the field by its path, says what is wrong, and what is allowed.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 use super::status::Refusal;
 use super::time;
@@ -30,7 +31,7 @@ pub fn required<T>(field: &str, value: Option<T>) -> Result<T, Refusal> {
 }
 
 /// Fields that only the server sets, each with whether the request sets it.
-pub fn output_only(prefix: &str, fields: &[(&str, bool)]) -> Result<(), Refusal> {
+pub fn output_only(prefix: impl Display, fields: &[(&str, bool)]) -> Result<(), Refusal> {
     match fields.iter().find(|(_, set)| *set) {
         Some((field, _)) => Err(Refusal::OutputOnly { field: format!("{prefix}{field}") }),
         None => Ok(()),
@@ -38,22 +39,17 @@ pub fn output_only(prefix: &str, fields: &[(&str, bool)]) -> Result<(), Refusal>
 }
 
 /// Fields whose features are not built, each with whether the request sets it.
-pub fn not_built(prefix: &str, fields: &[(&str, bool)]) -> Result<(), Refusal> {
+pub fn not_built(prefix: impl Display, fields: &[(&str, bool)]) -> Result<(), Refusal> {
     match fields.iter().find(|(_, set)| *set) {
         Some((field, _)) => Err(Refusal::FieldNotBuilt { field: format!("{prefix}{field}") }),
         None => Ok(()),
     }
 }
 
-/// The length of a text or a list.
-pub fn at_most(
-    field: impl Into<String>,
-    unit: &'static str,
-    actual: usize,
-    limit: usize,
-) -> Result<(), Refusal> {
+/// The length of a text or a list. The field's name is made only when it is needed.
+pub fn at_most(field: impl ToString, unit: &'static str, actual: usize, limit: usize) -> Result<(), Refusal> {
     if actual > limit {
-        let field = field.into();
+        let field = field.to_string();
         return Err(Refusal::Limit { field, unit, actual: actual as u64, limit: limit as u64 });
     }
     Ok(())

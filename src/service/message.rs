@@ -1,5 +1,7 @@
 //! Messages between their protobuf form and the form in which the broker keeps them.
 
+use std::fmt::Arguments;
+
 use tonic::Status;
 
 use super::check::{at_most, invalid, not_built, output_only};
@@ -21,7 +23,7 @@ pub fn to_store(messages: Vec<v1::Message>) -> Result<Vec<NewMessage>, Refusal> 
     let mut bytes = 0;
     let mut stored = Vec::with_capacity(messages.len());
     for (index, message) in messages.into_iter().enumerate() {
-        let message = one_to_store(&format!("messages[{index}]."), message)?;
+        let message = one_to_store(format_args!("messages[{index}]."), message)?;
         bytes += message.parts.meta.len() + message.parts.body.len();
         stored.push(message);
     }
@@ -29,7 +31,7 @@ pub fn to_store(messages: Vec<v1::Message>) -> Result<Vec<NewMessage>, Refusal> 
     Ok(stored)
 }
 
-fn one_to_store(path: &str, message: v1::Message) -> Result<NewMessage, Refusal> {
+fn one_to_store(path: Arguments<'_>, message: v1::Message) -> Result<NewMessage, Refusal> {
     output_only(
         path,
         &[
@@ -66,17 +68,17 @@ fn one_to_store(path: &str, message: v1::Message) -> Result<NewMessage, Refusal>
     Ok(NewMessage { lane, parts: StoredParts { meta: meta.encode(), body: message.body } })
 }
 
-fn check_sizes(path: &str, message: &v1::Message) -> Result<(), Refusal> {
-    at_most(format!("{path}body"), "bytes", message.body.len(), BODY_BYTES_MAX)?;
-    at_most(format!("{path}source"), "bytes", message.source.len(), SOURCE_BYTES_MAX)?;
-    at_most(format!("{path}attributes"), "attributes", message.attributes.len(), ATTRIBUTES_MAX)?;
+fn check_sizes(path: Arguments<'_>, message: &v1::Message) -> Result<(), Refusal> {
+    at_most(format_args!("{path}body"), "bytes", message.body.len(), BODY_BYTES_MAX)?;
+    at_most(format_args!("{path}source"), "bytes", message.source.len(), SOURCE_BYTES_MAX)?;
+    at_most(format_args!("{path}attributes"), "attributes", message.attributes.len(), ATTRIBUTES_MAX)?;
     for (key, value) in &message.attributes {
         if key.is_empty() {
             let why = format!("has an empty key; give 1 to {ATTRIBUTE_KEY_BYTES_MAX} bytes");
             return Err(invalid(format!("{path}attributes"), why));
         }
         // A key that is too long is not repeated in the error.
-        at_most(format!("{path}attributes (a key)"), "bytes", key.len(), ATTRIBUTE_KEY_BYTES_MAX)?;
+        at_most(format_args!("{path}attributes (a key)"), "bytes", key.len(), ATTRIBUTE_KEY_BYTES_MAX)?;
         if value.len() > ATTRIBUTE_VALUE_BYTES_MAX {
             let field = format!("{path}attributes[{key:?}]");
             at_most(field, "bytes", value.len(), ATTRIBUTE_VALUE_BYTES_MAX)?;

@@ -10,9 +10,10 @@ use super::admit_stream::Permits;
 use super::check::{self, not_built};
 use super::status::Refusal;
 use super::{Shared, ending, message, publish_stream, rpc_not_built, subscribe, time, token};
-use crate::broker::api::{BrokerError, NewMessage, Published, PullOptions};
+use crate::broker::api::{BrokerError, Published, PullOptions};
+use crate::broker::pipeline::Publish;
 use crate::clock;
-use crate::core::types::{ProducerStamp, Reject};
+use crate::core::types::Reject;
 use crate::ids::Offset;
 use crate::limits::*;
 use crate::names::QueueName;
@@ -28,15 +29,32 @@ pub struct Messages {
 /// A stream of answers.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+/// The name that was checked last: requests of one stream mostly name one queue.
+#[derive(Debug, Default)]
+pub(super) struct NameCache {
+    last: Option<(String, QueueName)>,
+}
+
+impl NameCache {
+    fn queue(&mut self, text: String) -> Result<QueueName, Refusal> {
+        match &self.last {
+            Some((last, name)) if *last == text => Ok(name.clone()),
+            _ => {
+                let name = check::queue_name("queue", &text)?;
+                self.last = Some((text, name.clone()));
+                Ok(name)
+            }
+        }
+    }
+}
+
 /// Checks one publish, of a call of its own or of a stream.
-pub(super) fn checked_publish(
-    request: PublishRequest,
-) -> Result<(QueueName, Vec<NewMessage>, Option<ProducerStamp>), Refusal> {
-    let queue = check::queue_name("queue", &request.queue)?;
+pub(super) fn checked_publish(request: PublishRequest, names: &mut NameCache) -> Result<Publish, Refusal> {
+    let queue = names.queue(request.queue)?;
     not_built("", &[("expected_next_offset", request.expected_next_offset.is_some())])?;
     let producer = message::producer(request.producer)?;
     let messages = message::to_store(request.messages)?;
-    Ok((queue, messages, producer))
+    Ok(Publish { queue, messages, producer })
 }
 
 pub(super) fn show_published(published: Published) -> PublishResponse {
@@ -70,7 +88,8 @@ fn pull_options(request: &PullRequest, timeout: Option<Duration>) -> Result<Pull
 #[tonic::async_trait]
 impl MessageService for Messages {
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
-        let (queue, messages, producer) = checked_publish(request.into_inner())?;
+        let Publish { queue, messages, producer } =
+            checked_publish(request.into_inner(), &mut NameCache::default())?;
         let published = self.shared.broker.publish(queue, messages, producer).await?;
         Ok(Response::new(show_published(published)))
     }

@@ -11,28 +11,28 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::task::{Poll, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tokio_stream::{Stream, StreamExt};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::Stream;
 use tonic::Status;
 
 use super::Shared;
 use super::admit_stream::Permits;
 use super::check;
 use super::explain::unreadable;
-use super::messages::{checked_publish, show_published};
+use super::messages::{NameCache, checked_publish, show_published};
 use super::status::Refusal;
 use crate::admission::Permit;
 use crate::broker::api::{BrokerError, Published};
-use crate::broker::pipeline::{PublishBatch, Publishing};
+use crate::broker::pipeline::{Publish, Publishing};
 use crate::limits::PUBLISH_STREAM_REQUESTS_MAX;
 use crate::proto::v1::publish_stream_response::Result as Shown;
-use crate::proto::v1::{CallError, PublishStreamRequest, PublishStreamResponse};
+use crate::proto::v1::{CallError, PublishRequest, PublishStreamRequest, PublishStreamResponse};
 
 /// Most requests that reach the broker in one turn; others have their turn too.
-const TOGETHER_MAX: usize = 64;
+const TOGETHER_MAX: usize = 128;
 
 /// Why one request failed.
 enum Failure {
@@ -46,43 +46,50 @@ struct Answer {
     result: Result<Published, Failure>,
 }
 
-/// An answer, or the status that ends the stream.
-type Answered = Result<Answer, Status>;
+/// Answers to requests that were there together, or the status that ends the stream.
+type Answered = Result<Vec<Answer>, Status>;
 
 /// Serves a stream in a task of its own; the answers come from what is returned.
 pub fn open(
     shared: Shared,
     permits: Permits,
     requests: impl Stream<Item = Result<PublishStreamRequest, Status>> + Send + Unpin + 'static,
-) -> impl Stream<Item = Result<PublishStreamResponse, Status>> {
-    let (answers, stream) = mpsc::channel(PUBLISH_STREAM_REQUESTS_MAX);
+) -> impl Stream<Item = Result<PublishStreamResponse, Status>> + Unpin {
+    let (answers, received) = mpsc::unbounded_channel();
+    let places = Arc::new(Semaphore::new(PUBLISH_STREAM_REQUESTS_MAX));
+    let free = Arc::clone(&places);
     tokio::spawn(async move {
-        let mut session = Session { shared, permits, answers, place: None, waiting: VecDeque::new() };
+        let names = NameCache::default();
+        let mut session =
+            Session { shared, permits, names, answers, free, held: 0, waiting: VecDeque::new() };
         let end = session.read(requests).await;
         while !session.waiting.is_empty() {
-            answer(&mut session.waiting).await;
+            answer(&mut session.waiting, &session.answers).await;
         }
         if let Err(status) = end {
-            let _ = session.answers.send(Err(status)).await;
+            let _ = session.answers.send(Err(status));
         }
     });
-    ReceiverStream::new(stream).map(|answered: Answered| answered.map(show))
+    Answers { received, now: Vec::new().into_iter(), places }
 }
 
-/// A request that was read: the broker has it, or it was refused.
+/// Requests that were read together: the broker has them, or they were refused.
 struct Waiting {
-    correlation_id: u64,
-    answer: Result<Publishing, Refusal>,
-    place: mpsc::OwnedPermit<Answered>,
-    _memory: Option<Permit>,
+    /// Their correlation ids, and why those that the broker does not have were refused.
+    requests: Vec<(u64, Option<Refusal>)>,
+    publishing: Publishing,
+    _memory: Vec<Permit>,
 }
 
 struct Session {
     shared: Shared,
     permits: Permits,
-    answers: mpsc::Sender<Answered>,
-    /// The place of the next request's answer.
-    place: Option<mpsc::OwnedPermit<Answered>>,
+    names: NameCache,
+    answers: mpsc::UnboundedSender<Answered>,
+    /// Places of answers that the client has taken, and of those that it never had.
+    free: Arc<Semaphore>,
+    /// Places taken from there for requests that will be read.
+    held: usize,
     waiting: VecDeque<Waiting>,
 }
 
@@ -92,17 +99,17 @@ impl Session {
         &mut self,
         mut requests: impl Stream<Item = Result<PublishStreamRequest, Status>> + Unpin,
     ) -> Result<(), Status> {
-        let readiness = self.shared.readiness.clone();
+        let (readiness, free) = (self.shared.readiness.clone(), Arc::clone(&self.free));
         let mut draining = std::pin::pin!(readiness.draining());
         loop {
-            let places = 1 + self.answers.capacity();
+            self.reserve();
             tokio::select! {
-                () = answer(&mut self.waiting), if !self.waiting.is_empty() => {}
-                place = self.answers.clone().reserve_owned(), if self.place.is_none() => match place {
-                    Ok(place) => self.place = Some(place),
-                    Err(_) => return Ok(()),
-                },
-                read = read_together(&mut requests, places.min(TOGETHER_MAX)), if self.place.is_some() => {
+                () = answer(&mut self.waiting, &self.answers), if !self.waiting.is_empty() => {}
+                place = free.acquire(), if self.held == 0 => {
+                    place.expect("the semaphore is never closed").forget();
+                    self.held = 1;
+                }
+                read = read_together(&mut requests, self.held), if self.held > 0 => {
                     self.take(read.requests);
                     if let Some(end) = read.end {
                         return end.map_err(unreadable);
@@ -115,47 +122,82 @@ impl Session {
         }
     }
 
-    /// Hands requests to the broker. There is a place for each answer: only this task reserves them.
-    fn take(&mut self, requests: Vec<PublishStreamRequest>) {
-        let mut batch = self.shared.broker.batch();
-        for request in requests {
-            let place = self.place.take().or_else(|| self.answers.clone().try_reserve_owned().ok());
-            self.waiting.push_back(Waiting {
-                correlation_id: request.correlation_id,
-                _memory: self.permits.pop(),
-                answer: submit(&mut batch, request),
-                place: place.expect("no more is read than there are places"),
-            });
+    /// Takes places that are free now, as far as they are of use.
+    fn reserve(&mut self) {
+        let more = self.free.available_permits().min(TOGETHER_MAX - self.held);
+        let places = self.free.try_acquire_many(more as u32);
+        places.expect("only this task takes places").forget();
+        self.held += more;
+    }
+
+    /// Hands requests to the broker.
+    fn take(&mut self, read: Vec<PublishStreamRequest>) {
+        if read.is_empty() {
+            return;
         }
-        batch.send();
+        self.held -= read.len();
+        let mut requests = Vec::with_capacity(read.len());
+        let mut memory = Vec::with_capacity(read.len());
+        let mut publishes = Vec::with_capacity(read.len());
+        for request in read {
+            memory.extend(self.permits.pop());
+            let refused = match self.checked(request.publish) {
+                Ok(publish) => {
+                    publishes.push(publish);
+                    None
+                }
+                Err(refusal) => Some(refusal),
+            };
+            requests.push((request.correlation_id, refused));
+        }
+        let publishing = self.shared.broker.publish_all(publishes);
+        self.waiting.push_back(Waiting { requests, publishing, _memory: memory });
+    }
+
+    fn checked(&mut self, publish: Option<PublishRequest>) -> Result<Publish, Refusal> {
+        checked_publish(check::required("publish", publish)?, &mut self.names)
     }
 }
 
-fn submit(batch: &mut PublishBatch, request: PublishStreamRequest) -> Result<Publishing, Refusal> {
-    let (queue, messages, producer) = checked_publish(check::required("publish", request.publish)?)?;
-    Ok(batch.publish(queue, messages, producer))
+/// Answers the first of those that wait when the broker has answered.
+async fn answer(waiting: &mut VecDeque<Waiting>, answers: &mpsc::UnboundedSender<Answered>) {
+    let Some(first) = waiting.front_mut() else { return };
+    let mut results = (&mut first.publishing).await.into_iter();
+    let Waiting { requests, .. } = waiting.pop_front().expect("seen above");
+    let answered = requests.into_iter().map(|(correlation_id, refused)| {
+        let result = match refused {
+            Some(refusal) => Err(Failure::Refused(refusal)),
+            None => results.next().expect("the broker answers each").map_err(Failure::Broker),
+        };
+        Answer { correlation_id, result }
+    });
+    // A client that has gone wants no answers.
+    let _ = answers.send(Ok(answered.collect()));
 }
 
-/// Answers the first of the requests that wait when its answer is there, and with it all that have theirs.
-async fn answer(waiting: &mut VecDeque<Waiting>) {
-    let mut any = false;
-    std::future::poll_fn(|cx| {
-        while let Some(first) = waiting.front_mut() {
-            let result = match &mut first.answer {
-                Err(refusal) => Err(Failure::Refused(refusal.clone())),
-                Ok(publishing) => match Pin::new(publishing).poll(cx) {
-                    Poll::Ready(result) => result.map_err(Failure::Broker),
-                    Poll::Pending if any => return Poll::Ready(()),
-                    Poll::Pending => return Poll::Pending,
-                },
-            };
-            let Waiting { correlation_id, place, .. } = waiting.pop_front().expect("seen above");
-            place.send(Ok(Answer { correlation_id, result }));
-            any = true;
+/// What the network takes: each answer becomes a response when it is asked for, and gives its place back.
+struct Answers {
+    received: mpsc::UnboundedReceiver<Answered>,
+    now: std::vec::IntoIter<Answer>,
+    places: Arc<Semaphore>,
+}
+
+impl Stream for Answers {
+    type Item = Result<PublishStreamResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(answer) = self.now.next() {
+                self.places.add_permits(1);
+                return Poll::Ready(Some(Ok(show(answer))));
+            }
+            match ready!(self.received.poll_recv(cx)) {
+                Some(Ok(answers)) => self.now = answers.into_iter(),
+                Some(Err(status)) => return Poll::Ready(Some(Err(status))),
+                None => return Poll::Ready(None),
+            }
         }
-        Poll::Ready(())
-    })
-    .await;
+    }
 }
 
 /// Requests that were there together.

@@ -16,6 +16,7 @@ use super::messages::Messages;
 use super::queues::Queues;
 use super::*;
 use crate::broker::api::{BrokerError, Delivery, Published, Request as Call, StoredMessage};
+use crate::broker::pipeline::Publish;
 use crate::core::types::*;
 use crate::ids::Offset;
 use crate::names::{Name, QueueName};
@@ -208,7 +209,7 @@ async fn listings_go_on_by_token() {
 #[tokio::test]
 async fn each_published_message_has_its_result() {
     let broker = broker(|call| match call {
-        Call::Publish { messages, producer, reply, .. } => {
+        Call::Publish { publish: Publish { messages, producer, .. }, reply } => {
             assert_eq!(messages.len(), 2);
             assert_eq!(producer, Some(ProducerStamp { id: "p".into(), epoch: 1, sequence: 4 }));
             let (first_offset, count) = (Offset(10), 2);

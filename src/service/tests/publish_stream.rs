@@ -1,38 +1,45 @@
 //! Publish streams against a broker that the test plays.
 
+use tokio::sync::oneshot;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 
 use super::*;
-use crate::broker::api::Reply;
+use crate::broker::pipeline::PublishResults;
 use crate::limits::PUBLISH_STREAM_REQUESTS_MAX;
 use crate::observe::readiness::Phase;
 use crate::proto::v1::publish_stream_response::Result as Shown;
 use crate::service::admit_stream::Permits;
 use crate::service::publish_stream;
 
-type Seen = mpsc::UnboundedReceiver<(usize, Vec<Reply<Published>>)>;
+/// Bytes of the first body of each publish that came in one turn, and whom to answer.
+struct Turn {
+    bytes: Vec<usize>,
+    reply: oneshot::Sender<PublishResults>,
+}
 
-/// A broker that tells what came in one turn: the bytes of its first body, and whom to answer.
+type Seen = mpsc::UnboundedReceiver<Turn>;
+
+/// A broker that tells what comes.
 fn turns() -> (Broker, Seen) {
     let (tell, seen) = mpsc::unbounded_channel();
     let broker = broker(move |call| match call {
-        Call::Many(calls) => {
-            let mut first_bytes = None;
-            let replies = calls.into_iter().map(|call| match call {
-                Call::Publish { messages, reply, .. } => {
-                    first_bytes.get_or_insert(messages[0].parts.body.len());
-                    reply
-                }
-                call => panic!("{call:?}"),
-            });
-            let replies = replies.collect();
-            tell.send((first_bytes.unwrap(), replies)).unwrap();
+        Call::PublishAll { publishes, reply } => {
+            let bytes = publishes.iter().map(|publish| publish.messages[0].parts.body.len()).collect();
+            tell.send(Turn { bytes, reply }).unwrap();
         }
         call => panic!("{call:?}"),
     });
     (broker, seen)
+}
+
+impl Turn {
+    /// Answers with offsets from here on.
+    fn answer(self, offset: u64) {
+        let results = (offset..).take(self.bytes.len()).map(|offset| Ok(published(offset))).collect();
+        self.reply.send(results).unwrap();
+    }
 }
 
 fn published(offset: u64) -> Published {
@@ -67,11 +74,9 @@ async fn what_is_there_together_reaches_the_broker_in_one_turn() {
     let (broker, mut seen) = turns();
     let requests = (0..10).map(|id| Ok(request(id, 1)));
     let mut answers = publish_stream::open(shared(broker), Permits::default(), tokio_stream::iter(requests));
-    let (_, replies) = seen.recv().await.unwrap();
-    assert_eq!(replies.len(), 10);
-    for (offset, reply) in replies.into_iter().enumerate() {
-        reply.send(Ok(published(offset as u64))).unwrap();
-    }
+    let turn = seen.recv().await.unwrap();
+    assert_eq!(turn.bytes, [1; 10]);
+    turn.answer(0);
     for id in 0..10 {
         assert_eq!(next(&mut answers).await, (id, Ok(id)));
     }
@@ -91,12 +96,9 @@ async fn errors_are_answers_in_their_place() {
     ];
     let requests = tokio_stream::iter(requests.map(Ok));
     let mut answers = publish_stream::open(shared(broker), Permits::default(), requests);
-    let (_, replies) = seen.recv().await.unwrap();
-    let results = [Ok(published(4)), Err(BrokerError::QueueDeleted), Ok(published(5))];
-    // Answered last to first, and still shown first to last.
-    for (reply, result) in replies.into_iter().zip(results).rev() {
-        reply.send(result).unwrap();
-    }
+    let turn = seen.recv().await.unwrap();
+    let results = vec![Ok(published(4)), Err(BrokerError::QueueDeleted), Ok(published(5))];
+    turn.reply.send(results).unwrap();
     assert_eq!(next(&mut answers).await, (7, Ok(4)));
     assert_eq!(next(&mut answers).await, (8, Err("INVALID_FIELD".into())));
     assert_eq!(next(&mut answers).await, (9, Err("INVALID_FIELD".into())));
@@ -118,11 +120,10 @@ async fn a_client_that_does_not_read_is_not_read_from() {
     let mut answers = publish_stream::open(shared(broker), Permits::default(), requests);
     let mut taken = 0;
     while taken < PUBLISH_STREAM_REQUESTS_MAX {
-        let (_, replies) = seen.recv().await.unwrap();
-        for reply in replies {
-            reply.send(Ok(published(taken as u64))).unwrap();
-            taken += 1;
-        }
+        let turn = seen.recv().await.unwrap();
+        let count = turn.bytes.len();
+        turn.answer(taken as u64);
+        taken += count;
     }
     for _ in 0..100 {
         tokio::task::yield_now().await;
@@ -130,8 +131,7 @@ async fn a_client_that_does_not_read_is_not_read_from() {
     assert_eq!((taken, seen.len()), (PUBLISH_STREAM_REQUESTS_MAX, 0));
     // One answer that is taken makes room for one request.
     assert_eq!(next(&mut answers).await, (0, Ok(0)));
-    let (_, replies) = seen.recv().await.unwrap();
-    assert_eq!(replies.len(), 1);
+    assert_eq!(seen.recv().await.unwrap().bytes, [1]);
     drop(answers);
     offered.await.unwrap();
 }
@@ -147,15 +147,12 @@ async fn memory_is_given_back_when_the_broker_has_answered() {
     up.send(request(0, 3 << 20)).await.unwrap();
     up.send(request(1, 1 << 20)).await.unwrap();
     let answers = client.publish_stream(ReceiverStream::new(requests)).await.unwrap();
-    let (bytes, mut replies) = seen.recv().await.unwrap();
-    assert_eq!(bytes, 3 << 20);
-    while replies.len() < 2 {
-        replies.extend(seen.recv().await.unwrap().1);
-    }
+    let first = seen.recv().await.unwrap();
+    assert_eq!(first.bytes, [3 << 20]);
+    let second = seen.recv().await.unwrap();
     assert_eq!(admission.used_bytes() >> 20, 4);
-    for reply in replies {
-        reply.send(Ok(published(0))).unwrap();
-    }
+    first.answer(0);
+    second.answer(1);
     // Nobody has read an answer.
     while admission.used_bytes() > 0 {
         tokio::task::yield_now().await;
@@ -171,9 +168,9 @@ async fn a_draining_server_answers_what_it_has_read() {
     let requests = ReceiverStream::new(requests);
     let mut answers = publish_stream::open(shared.clone(), Permits::default(), requests);
     up.send(Ok(request(1, 1))).await.unwrap();
-    let (_, mut replies) = seen.recv().await.unwrap();
+    let turn = seen.recv().await.unwrap();
     shared.readiness.set(Phase::Draining);
-    replies.remove(0).send(Ok(published(3))).unwrap();
+    turn.answer(3);
     assert_eq!(next(&mut answers).await, (1, Ok(3)));
     let status = answers.next().await.unwrap().unwrap_err();
     assert_eq!((status.code(), reason(&status)), (Code::Unavailable, "DRAINING".to_owned()));
@@ -185,8 +182,8 @@ async fn what_cannot_be_read_ends_the_stream_after_the_answers() {
     let (broker, mut seen) = turns();
     let requests = tokio_stream::iter([Ok(request(1, 1)), Err(Status::internal("wire type"))]);
     let mut answers = publish_stream::open(shared(broker), Permits::default(), requests);
-    let (_, mut replies) = seen.recv().await.unwrap();
-    replies.remove(0).send(Ok(published(3))).unwrap();
+    let turn = seen.recv().await.unwrap();
+    turn.answer(3);
     assert_eq!(next(&mut answers).await, (1, Ok(3)));
     let status = answers.next().await.unwrap().unwrap_err();
     assert_eq!((status.code(), reason(&status)), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
