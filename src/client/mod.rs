@@ -88,6 +88,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// What a server may have under way unread, on a stream and on the connection, bytes.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+/// Large frames: fewer copies and wakeups.
+const FRAME_BYTES_MAX: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Largest response taken, bytes: the largest delivery and its envelope.
 const RESPONSE_BYTES_MAX: usize = 16 << 20;
@@ -114,6 +116,7 @@ impl Client {
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE)
             .keep_alive_while_idle(true)
+            .max_frame_size(FRAME_BYTES_MAX)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .tcp_nodelay(true);

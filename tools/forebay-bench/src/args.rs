@@ -28,6 +28,10 @@ pub enum Command {
     Consume(ConsumeArgs),
     Memory(MemoryArgs),
     Restart(RestartArgs),
+    Limits(LimitsArgs),
+    /// Serves an empty gRPC handler for `limits`
+    #[command(name = crate::limits::empty::SUBCOMMAND, hide = true)]
+    EmptyServer,
 }
 
 /// A server of the tool's own.
@@ -39,6 +43,13 @@ pub struct OwnServer {
     /// Where the folder for the server's data is made [default: the system's temporary folder]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+}
+
+impl OwnServer {
+    /// Where folders are made.
+    pub fn parent(&self) -> PathBuf {
+        self.dir.clone().unwrap_or_else(std::env::temp_dir)
+    }
 }
 
 /// The server that is measured.
@@ -141,6 +152,31 @@ pub struct ConsumeArgs {
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(0..=8 << 20))]
     pub size: u64,
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    pub runs: u64,
+}
+
+/// Compare with what the machine and the libraries allow
+///
+/// In turn, in each run: unary publishes beside an empty gRPC handler, group commit in one process beside a loop of
+/// write and sync, publishing by stream, one message and 100 messages a request, and consuming in batches of 100.
+/// Bodies have 1 KiB. Ratios are of one run, so that a noisy machine disturbs both sides.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  forebay-bench limits
+  forebay-bench limits --runs 5 --seconds 3 -o json
+  forebay-bench limits --runs 1 --seconds 1 --backlog 20000
+
+Disk: about 3 GB; more with more seconds.")]
+pub struct LimitsArgs {
+    #[command(flatten)]
+    pub server: OwnServer,
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=20))]
+    pub seconds: u64,
+    /// Messages that are consumed
+    #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub backlog: u64,
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     pub runs: u64,
 }
 

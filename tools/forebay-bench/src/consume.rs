@@ -1,7 +1,7 @@
 //! `consume`: the rate at which a backlog is taken and acknowledged.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use forebay::proto::v1::subscribe_request::{Acks, Credit, Open, Request as Up};
 use forebay::proto::v1::subscribe_response::Response as Down;
@@ -43,41 +43,64 @@ async fn one(args: &ConsumeArgs) -> Result<Figures, Failure> {
     let target = Target::new(&args.server)?;
     let (clients, names) = (target.clients(), queue_names(1));
     create_queues(&clients, &names).await?;
-    fill(&clients, &names, args.messages, args.size, batch_of(args.size)).await?;
-    check("messages that wait", waiting(&clients, &names).await?, args.messages)?;
-    let everyone: Vec<Clients> = (0..args.consumers).map(|_| target.clients()).collect();
-    let progress = Arc::new(Progress::start("consuming", args.messages));
-    let name = subscription(&names[0]);
-    let start = Instant::now();
-    match args.mode {
-        ConsumeMode::Pull => {
-            pull_all(&everyone, &name, args.batch, args.messages, Arc::clone(&progress)).await?;
-        }
-        ConsumeMode::Subscribe => subscribe_all(args, &everyone, &name, &progress).await?,
-    }
-    let seconds = start.elapsed().as_secs_f64();
-    check("messages consumed", progress.done(), args.messages)?;
-    check("messages left", waiting(&clients, &names).await?, 0)?;
+    let ConsumeArgs { mode, batch, consumers, messages, size, .. } = *args;
+    let drain = Drain { mode, batch, consumers, messages, size };
+    let seconds = self::drain(&drain, &|| target.clients(), &names).await?.as_secs_f64();
     delete_queues(&clients, &names).await?;
     Ok(vec![
-        ("messages", args.messages as f64),
+        ("messages", messages as f64),
         ("seconds", seconds),
-        ("messages_per_second", args.messages as f64 / seconds),
-        ("mib_per_second", (args.messages * args.size) as f64 / seconds / f64::from(1 << 20)),
+        ("messages_per_second", messages as f64 / seconds),
+        ("mib_per_second", (messages * size) as f64 / seconds / f64::from(1 << 20)),
     ])
 }
 
+/// How a backlog is consumed.
+#[derive(Clone, Copy, Debug)]
+pub struct Drain {
+    pub mode: ConsumeMode,
+    pub batch: u64,
+    pub consumers: u64,
+    pub messages: u64,
+    pub size: u64,
+}
+
+/// Fills the first of the queues and consumes it all; how long the consuming took. `connect` makes a connection.
+pub async fn drain(
+    drain: &Drain,
+    connect: &dyn Fn() -> Clients,
+    names: &[String],
+) -> Result<Duration, Failure> {
+    let (clients, names) = (connect(), &names[..1]);
+    fill(&clients, names, drain.messages, drain.size, batch_of(drain.size)).await?;
+    check("messages that wait", waiting(&clients, names).await?, drain.messages)?;
+    let everyone: Vec<Clients> = (0..drain.consumers).map(|_| connect()).collect();
+    let progress = Arc::new(Progress::start("consuming", drain.messages));
+    let name = subscription(&names[0]);
+    let start = Instant::now();
+    match drain.mode {
+        ConsumeMode::Pull => {
+            pull_all(&everyone, &name, drain.batch, drain.messages, Arc::clone(&progress)).await?;
+        }
+        ConsumeMode::Subscribe => subscribe_all(drain, &everyone, &name, &progress).await?,
+    }
+    let took = start.elapsed();
+    check("messages consumed", progress.done(), drain.messages)?;
+    check("messages left", waiting(&clients, names).await?, 0)?;
+    Ok(took)
+}
+
 async fn subscribe_all(
-    args: &ConsumeArgs,
+    drain: &Drain,
     everyone: &[Clients],
     subscription: &str,
     progress: &Arc<Progress>,
 ) -> Result<(), Failure> {
     let mut workers = JoinSet::new();
     for clients in everyone {
-        let credit = Credit { messages: args.batch * CREDIT_BATCHES, bytes: BYTES_CREDIT };
+        let credit = Credit { messages: drain.batch * CREDIT_BATCHES, bytes: BYTES_CREDIT };
         let open = Open { subscription: subscription.to_owned(), credit: Some(credit), ..Open::default() };
-        workers.spawn(subscribe(clients.clone(), open, args.messages, Arc::clone(progress)));
+        workers.spawn(subscribe(clients.clone(), open, drain.messages, Arc::clone(progress)));
     }
     first_done(workers).await
 }

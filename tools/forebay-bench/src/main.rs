@@ -5,13 +5,14 @@
 //!
 //! | Module | For |
 //! |---|---|
-//! | `publish`, `consume`, `memory`, `restart` | one subcommand each: arguments to a [`report::Report`] |
+//! | `publish`, `consume`, `memory`, `restart`, `limits` | one subcommand each: arguments to a [`report::Report`] |
 //! | `site`, `fill`, `take` | a server to measure; ways in and out of its queues |
 //! | `report`, `progress` | what is shown |
 
 mod args;
 mod consume;
 mod fill;
+mod limits;
 mod memory;
 mod progress;
 mod publish;
@@ -32,8 +33,13 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match run(&cli.command) {
-        Ok(report) => {
+    let result = match &cli.command {
+        Command::EmptyServer => limits::empty::serve().map(|()| None),
+        command => run(command).map(Some),
+    };
+    match result {
+        Ok(None) => ExitCode::SUCCESS,
+        Ok(Some(report)) => {
             println!("{}", report.text(cli.format));
             match report.over_limit() {
                 None => ExitCode::SUCCESS,
@@ -51,13 +57,17 @@ fn main() -> ExitCode {
 }
 
 fn run(command: &Command) -> Result<Report, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    // The server needs cores too, and calls over one connection gain nothing from a second thread.
+    let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2).max(1);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     runtime.block_on(async {
         match command {
             Command::Publish(args) => publish::run(args).await,
             Command::Consume(args) => consume::run(args).await,
             Command::Memory(args) => memory::run(args).await,
             Command::Restart(args) => restart::run(args).await,
+            Command::Limits(args) => limits::run(args).await,
+            Command::EmptyServer => unreachable!("it is no measurement"),
         }
     })
 }

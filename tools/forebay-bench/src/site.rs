@@ -22,12 +22,7 @@ pub struct Site {
 impl Site {
     /// A new folder, without a server yet.
     pub fn new(own: &OwnServer) -> Result<Self, Failure> {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix("forebay-bench-");
-        let folder = match &own.dir {
-            Some(dir) => builder.tempdir_in(dir)?,
-            None => builder.tempdir()?,
-        };
+        let folder = tempfile::Builder::new().prefix("forebay-bench-").tempdir_in(own.parent())?;
         let program = match &own.server_bin {
             Some(program) => program.canonicalize().map_err(|error| format!("{program:?}: {error}"))?,
             None => beside()?,

@@ -88,6 +88,24 @@ fn consuming_is_measured_both_ways() {
 }
 
 #[test]
+fn limits_are_measured_beside_their_own() {
+    in_dir(|dir| {
+        let report = json(&["limits", "--runs", "1", "--seconds", "1", "--backlog", "1500", "--dir", dir]);
+        let value = |name| figure(&report, 0, name);
+        for (ratio, own, limit) in [
+            ("unary_64_ratio", "unary_64_per_s", "empty_unary_64_per_s"),
+            ("group_commit_64_ratio", "group_commit_64_per_s", "raw_commit_64_per_s"),
+        ] {
+            assert!(value(own) > 0.0 && value(limit) > 0.0);
+            assert!((value(ratio) - value(own) / value(limit)).abs() < 0.01, "{ratio}");
+        }
+        for rate in ["stream_256_per_s", "batch_100_per_s", "consume_100_per_s"] {
+            assert!(value(rate) > 0.0, "{rate}");
+        }
+    });
+}
+
+#[test]
 fn every_memory_scenario_reaches_its_state() {
     for (scenario, messages, of) in [
         ("waiting-1k", "3000", "message"),

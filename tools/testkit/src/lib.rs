@@ -27,6 +27,7 @@ impl Clients {
     pub fn of(address: &str) -> Self {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address makes a URL");
         let channel = endpoint
+            .max_frame_size(1 << 20)
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(16 << 20)
             .tcp_nodelay(true)
