@@ -83,6 +83,11 @@ pub(super) struct Found {
 }
 
 impl Mark {
+    /// LSN of the first record behind it.
+    pub fn lsn(&self) -> Lsn {
+        self.lsn
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         let ReplayStart { segment, chain } = self.start;
@@ -115,6 +120,31 @@ impl Mark {
             highest: SegmentNumber(reader.u64()?),
             set: SegmentSet::decode(&mut reader)?,
         })
+    }
+}
+
+/// What is wrong with a checkpoint's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CheckpointFault {
+    #[error("its header is damaged")]
+    Header,
+    #[error("its length is not what its header says")]
+    Length,
+    #[error("it is of another data directory or of another place in the log")]
+    Place,
+    #[error("the log's part fails its checksum")]
+    Log { position: u64 },
+    #[error("the state fails its checksum")]
+    State { position: u64 },
+}
+
+impl CheckpointFault {
+    /// Where the damaged part begins in the file.
+    pub fn position(&self) -> u64 {
+        match self {
+            Self::Header | Self::Length | Self::Place => 0,
+            Self::Log { position } | Self::State { position } => *position,
+        }
     }
 }
 
@@ -179,7 +209,7 @@ fn checksum(header: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-fn name(lsn: Lsn) -> String {
+pub(super) fn name(lsn: Lsn) -> String {
     format!("{:020}.ckpt", lsn.0)
 }
 
@@ -198,8 +228,8 @@ pub(super) fn write(
 ) -> Result<Vec<Kept>, LogError> {
     let log = mark.encode();
     let header = Header { cluster, lsn: mark.lsn, log: Part::of(&log), state: Part::of(state) };
-    let path = join(DIR, &name(mark.lsn));
-    let temp = format!("{path}.tmp");
+    let target = path(mark.lsn);
+    let temp = format!("{target}.tmp");
     let mut front = header.encode();
     front.extend_from_slice(&log);
     match write_file(disk, &temp, [&front, state]) {
@@ -208,13 +238,13 @@ pub(super) fn write(
         }
         written => written?,
     }
-    disk.rename(&temp, &path)?;
+    disk.rename(&temp, &target)?;
     disk.sync_dir(DIR)?;
     let this = Kept { lsn: mark.lsn, start: mark.start.segment };
     let mut all: Vec<Kept> = kept.iter().copied().filter(|kept| kept.lsn != this.lsn).chain([this]).collect();
     let surplus = all.len().saturating_sub(KEPT);
     for old in all.drain(..surplus) {
-        disk.remove(&join(DIR, &name(old.lsn)))?;
+        disk.remove(&path(old.lsn))?;
     }
     keep_reserve(disk, 2 * (front.len() + state.len()) as u64)?;
     Ok(all)
@@ -266,11 +296,8 @@ fn write_pieces(file: &dyn DiskFile, parts: [&[u8]; 2]) -> Result<(), LogError> 
 /// Looks for checkpoints. Changes nothing.
 pub(super) fn find(disk: &dyn Disk, cluster: Uid) -> Result<Found, LogError> {
     let mut found = Found::default();
-    let entries = disk.list(DIR)?;
-    let mut lsns: Vec<Lsn> = entries.iter().filter_map(|entry| parse_name(&entry.name)).collect();
-    lsns.sort_unstable_by(|a, b| b.cmp(a));
-    for lsn in lsns {
-        let Some((mark, state)) = read(disk, cluster, lsn)? else {
+    for lsn in list(disk)? {
+        let Ok((mark, state)) = read(disk, cluster, lsn)? else {
             found.damaged.push(name(lsn));
             continue;
         };
@@ -280,32 +307,61 @@ pub(super) fn find(disk: &dyn Disk, cluster: Uid) -> Result<Found, LogError> {
     Ok(found)
 }
 
-/// Reads one; `None` if it is damaged.
-fn read(disk: &dyn Disk, cluster: Uid, lsn: Lsn) -> Result<Option<(Mark, Vec<u8>)>, LogError> {
-    let file = disk.open(&join(DIR, &name(lsn)))?;
+/// The checkpoints that are there, newest first.
+pub(super) fn list(disk: &dyn Disk) -> Result<Vec<Lsn>, LogError> {
+    let entries = super::directory::list_if_there(disk, DIR)?;
+    let mut lsns: Vec<Lsn> = entries.iter().filter_map(|entry| parse_name(&entry.name)).collect();
+    lsns.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(lsns)
+}
+
+/// A checkpoint that is whole.
+type Whole = (Mark, Vec<u8>);
+
+/// Reads one and verifies every part of it.
+pub(super) fn read(
+    disk: &dyn Disk,
+    cluster: Uid,
+    lsn: Lsn,
+) -> Result<Result<Whole, CheckpointFault>, LogError> {
+    let file = disk.open(&path(lsn))?;
     let length = file.length()?;
     let mut front = [0; HEADER_BYTES];
     if length < front.len() as u64 {
-        return Ok(None);
+        return Ok(Err(CheckpointFault::Length));
     }
     file.read_at(&mut front, 0)?;
     match Header::version(&front) {
-        None => return Ok(None),
+        None => return Ok(Err(CheckpointFault::Header)),
         Some(VERSION) => {}
         Some(found) => {
-            let path = disk.full_path(&join(DIR, &name(lsn)));
-            return Err(LogError::NewerFormat { path, found, supported: VERSION });
+            return Err(LogError::NewerFormat {
+                path: disk.full_path(&path(lsn)),
+                found,
+                supported: VERSION,
+            });
         }
     }
-    let Ok(header) = Header::decode(&front) else { return Ok(None) };
-    let fits = header.log.bytes.checked_add(header.state.bytes) == Some(length - HEADER_BYTES as u64);
-    if !fits || header.cluster != cluster || header.lsn != lsn {
-        return Ok(None);
+    let Ok(header) = Header::decode(&front) else { return Ok(Err(CheckpointFault::Header)) };
+    if header.log.bytes.checked_add(header.state.bytes) != Some(length - HEADER_BYTES as u64) {
+        return Ok(Err(CheckpointFault::Length));
     }
-    let Some(log) = read_part(&file, HEADER_BYTES as u64, header.log)? else { return Ok(None) };
-    let Ok(mark) = Mark::decode(lsn, &log) else { return Ok(None) };
-    let state = read_part(&file, HEADER_BYTES as u64 + header.log.bytes, header.state)?;
-    Ok(state.map(|state| (mark, state)))
+    if header.cluster != cluster || header.lsn != lsn {
+        return Ok(Err(CheckpointFault::Place));
+    }
+    let position = HEADER_BYTES as u64;
+    let log = read_part(&file, position, header.log)?;
+    let Some(mark) = log.and_then(|log| Mark::decode(lsn, &log).ok()) else {
+        return Ok(Err(CheckpointFault::Log { position }));
+    };
+    let position = position + header.log.bytes;
+    let state = read_part(&file, position, header.state)?;
+    Ok(state.map(|state| (mark, state)).ok_or(CheckpointFault::State { position }))
+}
+
+/// The path of the checkpoint at `lsn`.
+pub(super) fn path(lsn: Lsn) -> String {
+    join(DIR, &name(lsn))
 }
 
 fn read_part(file: &Arc<dyn DiskFile>, position: u64, part: Part) -> Result<Option<Vec<u8>>, LogError> {

@@ -20,12 +20,13 @@ use std::sync::Arc;
 
 use super::error::LogError;
 use super::segment;
-use crate::disk::{Disk, DiskError, DiskLock};
+use crate::disk::{Disk, DiskError, DiskLock, Entry};
 use crate::ids::{SegmentNumber, Uid};
 use crate::record::wire::{Put, Reader, WireError};
 
 const LOCK: &str = "LOCK";
-const IDENTITY: &str = "IDENTITY";
+/// Path of the identity file.
+pub const IDENTITY: &str = "IDENTITY";
 const IDENTITY_NEW: &str = "IDENTITY.new";
 const DIRS: [&str; 4] = ["log", "packed", "checkpoint", "quarantine"];
 const LOST_AND_FOUND: &str = "lost+found";
@@ -62,6 +63,8 @@ pub enum DirectoryError {
         path.display()
     )]
     LogMissing { path: PathBuf },
+    #[error("{} is not a data directory of Forebay: it has neither an identity nor a log", path.display())]
+    NotOurs { path: PathBuf },
     #[error("the data directory {} is in use by {}; stop that server first", path.display(), holder(*pid))]
     Locked { path: PathBuf, pid: Option<u32> },
 }
@@ -170,6 +173,41 @@ pub fn take(disk: &dyn Disk) -> Result<Directory, LogError> {
     let identity = Identity::random();
     write_new(disk, &identity)?;
     Ok(Directory { identity, fresh: true, _lock: lock })
+}
+
+/// A data directory that this process holds in order to look at it.
+#[derive(Debug)]
+pub struct Examined {
+    /// What its identity is, or what is wrong with it.
+    pub identity: Result<Identity, DirectoryError>,
+    _lock: Box<dyn DiskLock>,
+}
+
+/// Takes a data directory that is there already, and changes nothing in it but the text of its lock.
+pub fn examine(disk: &dyn Disk) -> Result<Examined, LogError> {
+    disk.list("").map_err(|error| classify(disk, error))?;
+    let segments = list_if_there(disk, "log")?;
+    let has_log = segments.iter().any(|entry| segment::parse_name(&entry.name).is_some());
+    let identified = disk.exists(IDENTITY)?;
+    if !identified && !has_log {
+        return Err(DirectoryError::NotOurs { path: disk.full_path("") }.into());
+    }
+    let lock = disk.lock(LOCK).map_err(|error| classify(disk, error))?;
+    let identity = match read_identity(disk) {
+        _ if !identified => Err(DirectoryError::IdentityMissing { path: disk.full_path(IDENTITY) }),
+        Ok(identity) => Ok(identity),
+        Err(LogError::Directory(fault)) if fault.is_data_loss() => Err(fault),
+        Err(other) => return Err(other),
+    };
+    Ok(Examined { identity, _lock: lock })
+}
+
+/// What is in one of the directories; nothing if it is missing.
+pub fn list_if_there(disk: &dyn Disk, dir: &str) -> Result<Vec<Entry>, LogError> {
+    match disk.list(dir) {
+        Err(error) if error.is_not_found() => Ok(Vec::new()),
+        listed => Ok(listed?),
+    }
 }
 
 /// Says that the first segment and its first frame are durable: from now on there is a log.

@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use std::io::IoSlice;
 use std::path::PathBuf;
 
+use super::directory::list_if_there;
 use super::error::{FrameFault, LogError};
 use super::frame::{FRAME_ALIGN, FRAME_HEADER_BYTES, FrameHeader};
 use super::index;
@@ -53,39 +54,57 @@ pub struct Ending {
     pub highest: SegmentNumber,
 }
 
-struct Remains {
-    segment: SegmentNumber,
+/// Bytes behind the end that no frame holds.
+#[derive(Clone, Debug)]
+pub struct Remains {
+    pub segment: SegmentNumber,
     file: std::sync::Arc<dyn DiskFile>,
-    from: u64,
-    to: u64,
-    what: FrameFault,
+    pub from: u64,
+    pub to: u64,
+    pub what: FrameFault,
 }
 
-/// Judges the end that `recovery` came to, where `fault` stands, and makes it firm.
-pub fn settle(recovery: &mut Recovery<'_>, fault: FrameFault) -> Result<Ending, LogError> {
-    let mut ending = Ending::default();
+/// What there is at the end and beside the log. Nothing was changed.
+#[derive(Debug)]
+pub struct Judged {
+    pub remains: Vec<Remains>,
+    /// Listed segments that are not begun.
+    pub blanks: Vec<Blank>,
+    /// Files that look like segments and are not of the log.
+    pub unlisted: Vec<SegmentNumber>,
+    pub missing: Vec<SegmentNumber>,
+    /// The largest number that any segment ever had.
+    pub highest: SegmentNumber,
+    entries: Vec<Entry>,
+}
+
+/// Judges the end that `recovery` came to, where `fault` stands; refuses one that may hide committed frames.
+pub fn judge(recovery: &Recovery<'_>, fault: FrameFault) -> Result<Judged, LogError> {
     let mut remains = Vec::new();
+    let mut blanks = Vec::new();
     judge_current(recovery, fault, &mut remains);
-    for listed in recovery.listed.clone() {
-        let opened = open_listed(recovery.disk, listed, recovery.cluster)?;
+    for listed in &recovery.listed {
+        let opened = open_listed(recovery.disk, *listed, recovery.cluster)?;
         let blank =
             Blank { segment: listed.segment, file: opened.current.file.clone(), bytes: opened.current.bytes };
         judge_blank(recovery, opened, &mut remains)?;
-        ending.blanks.push(blank);
+        blanks.push(blank);
     }
     let entries = recovery.disk.list("log")?;
     let unlisted = judge_unlisted(recovery, &entries)?;
     let there: HashSet<SegmentNumber> =
         entries.iter().filter_map(|entry| segment::parse_name(&entry.name)).collect();
-    ending.missing = recovery
-        .set
-        .members()
-        .map(|member| member.segment)
-        .filter(|segment| !there.contains(segment))
-        .collect();
-    let kept = recovery.disk.list(QUARANTINE)?;
-    ending.highest = highest(recovery, entries.iter().chain(&kept));
+    let members = recovery.set.members().map(|member| member.segment);
+    let missing = members.filter(|segment| !there.contains(segment)).collect();
+    let kept = list_if_there(recovery.disk, QUARANTINE)?;
+    let highest = highest(recovery, entries.iter().chain(&kept));
+    Ok(Judged { remains, blanks, unlisted, missing, highest, entries })
+}
 
+/// Judges the end that `recovery` came to, where `fault` stands, and makes it firm.
+pub fn settle(recovery: &mut Recovery<'_>, fault: FrameFault) -> Result<Ending, LogError> {
+    let Judged { remains, blanks, unlisted, missing, highest, entries } = judge(recovery, fault)?;
+    let mut ending = Ending { blanks, missing, highest, ..Ending::default() };
     for hole in &recovery.holes {
         ending.damage.push(keep_copy(recovery.disk, hole)?);
     }
@@ -94,7 +113,7 @@ pub fn settle(recovery: &mut Recovery<'_>, fault: FrameFault) -> Result<Ending, 
     }
     rewrite_last_frame(recovery)?;
     for segment in unlisted {
-        if is_blank(recovery, segment)? {
+        if is_blank(recovery.disk, segment)? {
             recovery.disk.remove(&segment::path(segment))?;
         } else {
             ending.set_aside.push(set_aside(recovery.disk, segment)?);
@@ -190,8 +209,8 @@ fn judge_unlisted(recovery: &Recovery<'_>, entries: &[Entry]) -> Result<Vec<Segm
 
 /// Whether nothing was ever written into a segment that is not listed: it was made and its turn had not come. Its
 /// header and its first frame would have been written together, at its start.
-fn is_blank(recovery: &Recovery<'_>, segment: SegmentNumber) -> Result<bool, LogError> {
-    let file = recovery.disk.open(&segment::path(segment))?;
+pub fn is_blank(disk: &dyn Disk, segment: SegmentNumber) -> Result<bool, LogError> {
+    let file = disk.open(&segment::path(segment))?;
     let mut window = Window::new(file.clone(), file.length()?);
     let end = window.file_len().min(BLANK_BYTES_READ);
     Ok(look(&mut window, 0, end, |_| false)?.used_to.is_none())
@@ -277,7 +296,7 @@ fn free_name(disk: &dyn Disk, base: &str) -> Result<String, LogError> {
 
 /// Writes the last good frame again, and the segment's header with it if it is the first: after a sync that failed
 /// they may be in the page cache alone, and reading them proves nothing.
-fn rewrite_last_frame(recovery: &Recovery<'_>) -> Result<(), LogError> {
+pub fn rewrite_last_frame(recovery: &Recovery<'_>) -> Result<(), LogError> {
     let last = recovery.last_frame;
     let end = last.position + last.length;
     let from = if last.position == SEGMENT_HEADER_BYTES as u64 { 0 } else { last.position };

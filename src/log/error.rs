@@ -25,10 +25,11 @@ pub enum LogError {
     #[error("{} belongs to cluster {found}, not to {expected}: files of two servers are mixed", path.display())]
     WrongCluster { path: PathBuf, found: Uid, expected: Uid },
     #[error(
-        "data loss: the log begins at record {first_lsn} and there is no checkpoint before it; restore the segments \
-         before it"
+        "data loss: the log begins at record {first_lsn} and no checkpoint can be used; restore one from a backup, or \
+         run `forebay fsck --rebuild {}`: every stored message then waits again",
+        data_dir.display()
     )]
-    NotFromStart { first_lsn: Lsn },
+    NotFromStart { data_dir: PathBuf, first_lsn: Lsn },
     #[error(
         "data loss: segment {segment} belongs to the log, but {} is missing; restore the file", path.display()
     )]

@@ -126,7 +126,7 @@ impl<'a> Recovery<'a> {
         let whole = mark.lsn == Lsn(0);
         match opened.header {
             Some(header) if header.first_lsn == mark.start.chain.lsn => {}
-            Some(header) if whole => return Err(LogError::NotFromStart { first_lsn: header.first_lsn }),
+            Some(header) if whole => return Err(not_from_start(disk, header)),
             // The checkpoint has the queues; the segments behind this one can be read without it.
             None if !whole => opened.current.position = 0,
             _ => return Err(corrupt),
@@ -316,9 +316,13 @@ fn without_first(disk: &dyn Disk, cluster: Uid) -> Result<LogError, LogError> {
         return Ok(directory::log_missing(disk, SegmentNumber(1)));
     };
     Ok(match open_segment(disk, lowest, cluster)?.header {
-        Some(header) if header.first_lsn != Lsn(0) => LogError::NotFromStart { first_lsn: header.first_lsn },
+        Some(header) if header.first_lsn != Lsn(0) => not_from_start(disk, header),
         _ => missing(disk, SegmentNumber(1)),
     })
+}
+
+fn not_from_start(disk: &dyn Disk, header: SegmentHeader) -> LogError {
+    LogError::NotFromStart { data_dir: disk.full_path(""), first_lsn: header.first_lsn }
 }
 
 fn missing(disk: &dyn Disk, segment: SegmentNumber) -> LogError {

@@ -58,6 +58,16 @@ pub enum FileFault {
     Block { number: u64 },
 }
 
+impl FileFault {
+    /// Where the damaged part begins in the file.
+    pub fn position(&self) -> u64 {
+        match self {
+            Self::Block { number } => number * BLOCK_BYTES as u64,
+            Self::Disk(_) | Self::Header | Self::Stale | Self::Length { .. } => 0,
+        }
+    }
+}
+
 impl From<WireError> for FileFault {
     fn from(_: WireError) -> Self {
         FileFault::Header

@@ -22,6 +22,7 @@
 //! longest. They are never changed in place. The kernel may take populated pages back and read them again; that they
 //! cannot be read just then would end the process.
 
+mod check;
 mod file;
 mod held;
 mod memory;
@@ -33,6 +34,7 @@ mod summary;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+pub use check::{IndexState, check};
 pub use file::is_temp_name;
 pub use plan::{Piece, Plan};
 
