@@ -12,15 +12,15 @@ use super::cache::TailCache;
 use super::checkpoints::Checkpoints;
 use super::commits::Commits;
 use super::consumers::Consumers;
+use super::replica::Replica;
 use super::settle::Jobs;
 use super::shell::{Inbox, Shell};
 use super::timers::Timers;
 use crate::clock::{Clock, wall_us};
-use crate::core::{Event, LostMessages, State, event_codec, snapshot};
+use crate::core::{Event, LostMessages, State};
 use crate::disk::Disk;
 use crate::ids::{Offset, QueueId, SegmentNumber, Uid};
-use crate::log::{self, Damage, LogError, LogOptions, ReplayError, Replayed, Room, StateMachine, Torn};
-use crate::record::Kind;
+use crate::log::{self, Damage, LogError, LogOptions, Room, Torn};
 
 /// Why a broker could not be opened.
 pub type OpenError = LogError;
@@ -69,7 +69,7 @@ pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Opened, OpenError
     let options = LogOptions { segment_bytes, ..LogOptions::new(wall_us()) };
     let on_event = Arc::new(move |event| drop(log_sender.send(event)));
     let log = log::open(disk, options, &mut replica, on_event)?;
-    let Replica { mut state, lost } = replica;
+    let Replica { mut state, lost, .. } = replica;
     let report = log.report();
     // Segments were begun and no checkpoint came to its end before the stop.
     let checkpoints = Checkpoints::new(report.segments_read > 1);
@@ -120,57 +120,6 @@ pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Opened, OpenError
         set_aside,
         missing,
     })
-}
-
-/// The core's state on its way to the end of the log.
-#[derive(Default)]
-struct Replica {
-    state: State,
-    lost: Vec<LostMessages>,
-}
-
-impl Replica {
-    /// Applies an event. One that does not fit is an error in a whole log; behind damage the state is mended, or the
-    /// event is left out.
-    fn take(&mut self, event: &Event, replayed: &Replayed<'_>) -> Result<(), ReplayError> {
-        if let Err(misfit) = self.state.admits(event) {
-            if !replayed.after_damage {
-                return Err(ReplayError(misfit.to_string()));
-            }
-            let lsn = replayed.head.lsn;
-            tracing::error!(%lsn, %misfit, "a record behind damage speaks of what is lost");
-            match self.state.mend(event) {
-                Ok(lost) => self.lost.extend(lost),
-                Err(misfit) => {
-                    tracing::error!(%lsn, %misfit, "a record behind damage is left out");
-                    return Ok(());
-                }
-            }
-        }
-        self.state.apply(event);
-        Ok(())
-    }
-}
-
-impl StateMachine for Replica {
-    fn restore(&mut self, state: &[u8]) -> Result<(), ReplayError> {
-        self.state = snapshot::decode(state).map_err(|error| ReplayError(error.to_string()))?;
-        Ok(())
-    }
-
-    /// Applies a record as it was applied when it was written.
-    fn apply(&mut self, replayed: Replayed<'_>) -> Result<(), ReplayError> {
-        let head = &replayed.head;
-        let why = |error: &dyn std::fmt::Display| ReplayError(error.to_string());
-        if head.kind == Kind::ServerStarted {
-            let started = log::ServerStarted::decode(head.body).map_err(|error| why(&error))?;
-            let log_us = replayed.log_time_us;
-            self.state.apply(&Event::Started { incarnation: started.incarnation, log_us });
-        } else if let Some(event) = event_codec::decode(head).map_err(|error| why(&error))? {
-            self.take(&event, &replayed)?;
-        }
-        Ok(())
-    }
 }
 
 /// Where the queues end on disk: all that was replayed is there.

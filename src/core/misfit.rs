@@ -3,7 +3,8 @@
 //! [`State::admits`] tells whether an event can be applied. [`State::mend`] makes the state one that admits it where
 //! that is safe: what is known to have existed is taken to be there.
 //! - A gap in a queue's offsets: its messages were published and are lost.
-//! - A queue that was never seen to be made: it is called `recovered-<id>`, in the namespace `default`.
+//! - A queue that was never seen to be made: it is called `recovered-<id>`, in the namespace `default`, with as many
+//!   `~` behind it as it takes if others have that name.
 //! - A name that is given again: its former owner was deleted.
 //! - A gap in ids or in a producer's sequences: they are used up.
 //!
@@ -163,9 +164,11 @@ impl State {
     fn mend_one(&mut self, event: &Event, misfit: Misfit) -> Result<Option<LostMessages>, Misfit> {
         match misfit {
             Misfit::NoQueue(queue) if !matches!(event, Event::QueueDeleted { .. }) => {
-                if queue == QueueId(0) || !self.recover_queue(recovered(queue)) {
+                if queue == QueueId(0) {
                     return Err(misfit);
                 }
+                // One of them is free: there are more than queues.
+                (0..=self.queue_count()).find(|taken| self.recover_queue(recovered(queue, *taken)));
             }
             Misfit::QueueIds { got, expected } if got > expected => self.use_up_queue_ids(got),
             Misfit::SubscriptionIds { got, expected } if got > expected => self.use_up_subscription_ids(got),
@@ -184,17 +187,24 @@ impl State {
     }
 }
 
-/// What is known of a queue whose creation is lost. Its uid is made of its id, so that it stays the same.
-fn recovered(queue: QueueId) -> QueueCreated {
-    let mut uid = *b"recovered\0\0\0\0\0\0\0";
-    uid[9..].copy_from_slice(&queue.0.to_be_bytes()[1..]);
-    let name = QueueName::parse(&format!("namespaces/default/queues/recovered-{queue}"));
+/// What is known of a queue whose creation is lost, when the first names for it are taken. Its uid is made of its id,
+/// so that it stays the same.
+fn recovered(queue: QueueId, taken: usize) -> QueueCreated {
+    let more = "~".repeat(taken);
+    let name = QueueName::parse(&format!("namespaces/default/queues/recovered-{queue}{more}"));
     QueueCreated {
         queue,
-        uid: Uid(uid),
+        uid: recovered_uid(queue.0),
         name: name.expect("the name of a recovered queue is a name"),
         config: QueueConfig::default(),
         create_time_us: 0,
         dead_letters: false,
     }
+}
+
+/// The uid of what was made again with this id.
+pub(super) fn recovered_uid(id: u64) -> Uid {
+    let mut uid = *b"recovered\0\0\0\0\0\0\0";
+    uid[9..].copy_from_slice(&id.to_be_bytes()[1..]);
+    Uid(uid)
 }

@@ -10,7 +10,7 @@
 //! 3. Message bodies and metadata never come in here.
 //!
 //! Decisions live by subject: [`admin`], [`publish`], [`consume`], [`settle`], [`retry`],
-//! [`dead_letter`], [`remove`].
+//! [`dead_letter`], [`remove`]. [`rebuild`] makes a state of what a log without checkpoints still has.
 
 pub mod admin;
 pub mod bits;
@@ -23,6 +23,7 @@ pub mod event_codec;
 pub mod misfit;
 pub mod producers;
 pub mod publish;
+pub mod rebuild;
 pub mod remove;
 pub mod retry;
 pub mod runs;

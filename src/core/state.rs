@@ -347,6 +347,17 @@ impl State {
         queue.next_offset = queue.next_offset.max(end);
     }
 
+    /// Gives every subscription of a queue this delivery, and the queue this first offset.
+    pub(super) fn deliver_anew(&mut self, queue: QueueId, first: Offset, delivery: &Delivery) {
+        let queue = self.queues.get_mut(&queue).expect("the caller has looked");
+        queue.first_offset = first;
+        for subscription in queue.subscriptions.values() {
+            let subscription =
+                self.subscriptions.get_mut(subscription).expect("a queue's subscription exists");
+            subscription.delivery = delivery.clone();
+        }
+    }
+
     /// The requests of a producer before this one were stored.
     pub(super) fn go_on_at(&mut self, queue: QueueId, stamp: &ProducerStamp) {
         let queue = self.queues.get_mut(&queue).expect("the caller has looked");

@@ -2,6 +2,7 @@
 
 mod harness;
 mod misfit;
+mod rebuild;
 mod remove;
 mod retry;
 mod snapshot;
