@@ -26,6 +26,7 @@
 //! | [`admission`], [`observe`] | memory permits; metrics and probes |
 //! | [`proto`], [`service`] | the API and the only code that speaks it |
 //! | [`config`], [`server`] | choices, wiring |
+//! | [`offline`] | work on a data directory without a server: `fsck`, `dump` |
 //! | [`client`] | the Rust client, which sees the API alone |
 
 pub mod admission;
@@ -40,6 +41,7 @@ pub mod limits;
 pub mod log;
 pub mod names;
 pub mod observe;
+pub mod offline;
 pub mod proto;
 pub mod record;
 pub mod server;

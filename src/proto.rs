@@ -1,7 +1,10 @@
 //! The API as generated from `proto/`; its comments are the reference.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
+use serde_json::{Map, Value};
 
 /// Package `forebay.v1`.
 #[allow(clippy::all, clippy::pedantic, rustdoc::all, missing_docs)]
@@ -25,6 +28,22 @@ pub fn methods() -> Vec<(String, String)> {
         }
     }
     methods
+}
+
+/// A message as every tool shows it in JSON: the body as text if it is UTF-8, else as base64 under another name.
+pub fn message_json(message: &v1::Message) -> Map<String, Value> {
+    let mut object = Map::new();
+    object.insert("offset".into(), message.offset.into());
+    object.insert("message_id".into(), message.message_id.as_str().into());
+    let time = message.publish_time.map(|time| time.to_string());
+    object.insert("publish_time".into(), time.into());
+    let attributes = message.attributes.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str())));
+    object.insert("attributes".into(), Value::Object(attributes.collect()));
+    match std::str::from_utf8(&message.body) {
+        Ok(text) => object.insert("body".into(), text.into()),
+        Err(_) => object.insert("body_base64".into(), BASE64_STANDARD.encode(&message.body).into()),
+    };
+    object
 }
 
 #[cfg(test)]

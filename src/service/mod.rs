@@ -13,7 +13,7 @@ mod admit_stream;
 mod check;
 mod ending;
 mod explain;
-mod message;
+pub(crate) mod message;
 mod messages;
 mod publish_stream;
 mod queues;

@@ -1,6 +1,5 @@
 //! Starts that must be refused: exit code 1, a message with path and remedy, and nothing written.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
 use std::net::TcpListener;
@@ -57,22 +56,6 @@ fn check_message(message: &str, path: &Path, parts: &[&str]) {
     for part in [path.to_str().unwrap()].iter().chain(parts) {
         assert!(message.contains(part), "{part:?} is not in {message:?}");
     }
-}
-
-/// Every file below a path with its bytes; directories with none. `LOCK` may change: it names its last taker.
-fn contents(path: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
-    let mut all = BTreeMap::new();
-    let mut paths = vec![path.to_owned()];
-    while let Some(path) = paths.pop() {
-        if path.is_dir() {
-            paths.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-            all.insert(path, None);
-        } else if path.exists() && !path.ends_with("LOCK") {
-            let bytes = fs::read(&path).unwrap();
-            all.insert(path, Some(bytes));
-        }
-    }
-    all
 }
 
 #[test]

@@ -24,10 +24,12 @@ const PARTS: &[(&str, &[&str])] = &[
     ),
     ("config", &["log", "limits"]),
     ("server", &["config", "service", "observe", "admission", "broker", "disk", "clock", "ids", "limits"]),
+    // Reads what a server has left, and shows messages as the service does.
+    ("offline", &["service", "proto", "broker", "core", "log", "disk", "record", "names", "ids"]),
     // A client of the server's own process: it sees the API alone.
     ("demo", &["proto"]),
     ("client", &["proto", "limits"]),
-    ("main", &["server", "config", "demo"]),
+    ("main", &["server", "config", "demo", "offline"]),
     ("lib", &[]),
 ];
 

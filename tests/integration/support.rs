@@ -1,7 +1,9 @@
 //! What the tests share: short forms of calls, looks at errors, streams that never wait for ever.
 
-use std::path::PathBuf;
-use std::process::ExitStatus;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use forebay::proto::v1::ack_result::Status as Outcome;
@@ -9,6 +11,7 @@ use forebay::proto::v1::nack_entry::{Ending, Reject, Release, Retry};
 use forebay::proto::v1::subscribe_request::{Acks, Credit, Open, Request as Up};
 use forebay::proto::v1::subscribe_response::{AckResults, Response as Down};
 use forebay::proto::v1::*;
+use forebay_testkit::server::binary;
 use forebay_testkit::{Clients, Server, ServerOptions, queue, subscription};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -343,4 +346,63 @@ pub async fn http_get(address: &str, path: &str) -> (u16, String) {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let status = head.split_whitespace().nth(1).unwrap().parse().unwrap();
     (status, body.to_owned())
+}
+
+/// Every file below a path with its bytes; directories with none. `LOCK` may change: it names its last taker.
+pub fn contents(path: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+    let mut all = BTreeMap::new();
+    let mut paths = vec![path.to_owned()];
+    while let Some(path) = paths.pop() {
+        if path.is_dir() {
+            paths.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            all.insert(path, None);
+        } else if path.exists() && !path.ends_with("LOCK") {
+            let bytes = fs::read(&path).unwrap();
+            all.insert(path, Some(bytes));
+        }
+    }
+    all
+}
+
+/// Runs `forebay` to its end: exit code, standard output, standard error.
+pub fn forebay(arguments: &[&str], data: &Path) -> (i32, String, String) {
+    let (command, rest) = arguments.split_first().unwrap();
+    let output = Command::new(binary()).arg(command).arg(data).args(rest).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// A copy of a data directory, in a folder of its own.
+pub fn copy_of(data: &Path) -> Site {
+    let site = tiny_segments();
+    for (path, bytes) in contents(data) {
+        let to = site.data().join(path.strip_prefix(data).unwrap());
+        match bytes {
+            Some(bytes) => fs::write(to, bytes).unwrap(),
+            None => fs::create_dir_all(to).unwrap(),
+        }
+    }
+    site
+}
+
+/// A site with the smallest log files there are.
+pub fn tiny_segments() -> Site {
+    let mut site = Site::new();
+    site.options.config = "segment_bytes = 262144\n".to_owned();
+    site
+}
+
+/// The files in a directory of a data directory whose names end so, in order.
+pub fn files(data: &Path, dir: &str, ending: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(data.join(dir)).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> = entries.filter(|path| path.to_str().unwrap().ends_with(ending)).collect();
+    files.sort();
+    files
+}
+
+/// Flips one bit of a file.
+pub fn flip(file: &Path, position: usize) {
+    let mut bytes = fs::read(file).unwrap();
+    bytes[position] ^= 1 << (position % 8);
+    fs::write(file, bytes).unwrap();
 }

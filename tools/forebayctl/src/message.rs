@@ -1,10 +1,9 @@
 //! Messages as text: raw, or a JSON object a line.
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use clap::ValueEnum;
+use forebay::proto::message_json;
 use forebay::proto::v1::Message;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// How messages are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -26,20 +25,10 @@ pub fn encode(format: MessageFormat, message: &Message, attempt: Option<u32>) ->
 }
 
 fn to_json(message: &Message, attempt: Option<u32>) -> Value {
-    let mut object = Map::new();
-    object.insert("offset".into(), message.offset.into());
-    object.insert("message_id".into(), message.message_id.as_str().into());
+    let mut object = message_json(message);
     if let Some(attempt) = attempt {
-        object.insert("attempt".into(), attempt.into());
+        object.shift_insert(2, "attempt".into(), attempt.into());
     }
-    let time = message.publish_time.map(|time| time.to_string());
-    object.insert("publish_time".into(), time.into());
-    let attributes = message.attributes.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str())));
-    object.insert("attributes".into(), Value::Object(attributes.collect()));
-    match std::str::from_utf8(&message.body) {
-        Ok(text) => object.insert("body".into(), text.into()),
-        Err(_) => object.insert("body_base64".into(), BASE64_STANDARD.encode(&message.body).into()),
-    };
     Value::Object(object)
 }
 
