@@ -25,6 +25,8 @@
 //! | [`broker`] | the shell around core and log |
 //! | [`admission`], [`observe`] | memory permits; metrics and probes |
 //! | [`proto`], [`service`] | the API and the only code that speaks it |
+//! | [`node`] | a broker on a data directory |
+//! | [`embedded`] | the broker in a process of your own: [`Forebay::open`] |
 //! | [`config`], [`server`] | choices, wiring |
 //! | [`offline`] | work on a data directory without a server: `fsck`, `dump` |
 //! | [`client`] | the Rust client, which sees the API alone |
@@ -36,13 +38,17 @@ pub mod clock;
 pub mod config;
 pub mod core;
 pub mod disk;
+pub mod embedded;
 pub mod ids;
 pub mod limits;
 pub mod log;
 pub mod names;
+pub mod node;
 pub mod observe;
 pub mod offline;
 pub mod proto;
 pub mod record;
 pub mod server;
 pub mod service;
+
+pub use embedded::Forebay;

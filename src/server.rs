@@ -5,7 +5,6 @@
 //! the error: the process exits, and a restart recovers all that was acknowledged.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
@@ -14,11 +13,11 @@ use tokio::task::JoinError;
 
 use crate::admission::Admission;
 use crate::broker::api::BrokerError;
-use crate::broker::{self, OpenError, Opened};
+use crate::broker::{OpenError, Opened};
 use crate::clock::wall_us;
 use crate::config::Config;
-use crate::disk::RealDisk;
 use crate::limits::REQUEST_BYTES_MAX;
+use crate::node;
 use crate::observe::metrics::Metrics;
 use crate::observe::readiness::{Phase, Readiness};
 use crate::service::Identity;
@@ -109,29 +108,9 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeE
 }
 
 async fn open(config: &Config) -> Result<Opened, ServeError> {
-    let (disk, segment_bytes) = (Arc::new(RealDisk::new(&config.data_dir)), config.segment_bytes);
-    let opening = tokio::task::spawn_blocking(move || broker::open(disk, segment_bytes));
-    let opened = opening.await.map_err(|_| ServeError::Panicked("recovery"))??;
-    for torn in &opened.torn {
-        tracing::warn!(?torn, "the log ended in a commit that was never finished; its bytes are kept");
-    }
-    for damage in &opened.damage {
-        tracing::error!(
-            ?damage,
-            "data loss: a part of the log is damaged; what it held is lost, the rest is served"
-        );
-    }
-    for lost in &opened.lost {
-        let (queue, first, end) = (lost.queue, lost.first, lost.end);
-        tracing::error!(%queue, %first, %end, "data loss: messages of a queue are lost with a damaged part of the log");
-    }
-    for segment in &opened.missing {
-        tracing::error!(%segment, "data loss: a segment of the log is missing; its messages are lost");
-    }
-    for path in &opened.set_aside {
-        tracing::warn!(path = %path.display(), "a file was not of the log; it is kept");
-    }
-    Ok(opened)
+    let (data_dir, segment_bytes) = (config.data_dir.clone(), config.segment_bytes);
+    let opening = tokio::task::spawn_blocking(move || node::open(&data_dir, segment_bytes));
+    Ok(opening.await.map_err(|_| ServeError::Panicked("recovery"))??)
 }
 
 fn parts(opened: &Opened, readiness: &Readiness) -> Parts {

@@ -313,17 +313,19 @@ impl Drop for Pulling<'_> {
         self.answer.close();
         let name = self.name.clone();
         let request = match self.answer.try_recv() {
-            Ok(Ok(deliveries)) if !deliveries.is_empty() => {
-                let release =
-                    |delivery: Delivery| Settlement { ack_id: delivery.ack_id, ending: Ending::Release };
-                let settlements = deliveries.into_iter().map(release).collect();
-                Request::Settle { name, settlements, reply: oneshot::channel().0 }
-            }
+            Ok(Ok(deliveries)) if !deliveries.is_empty() => release(name, deliveries),
             _ => Request::Leave { consumer: self.consumer },
         };
         // Should it fail, the broker has ended.
         let _ = self.requests.send(request);
     }
+}
+
+/// Gives deliveries back that nobody will see, without having counted; nobody waits for the answer.
+fn release(name: SubscriptionName, deliveries: impl IntoIterator<Item = Delivery>) -> Request {
+    let release = |delivery: Delivery| Settlement { ack_id: delivery.ack_id, ending: Ending::Release };
+    let settlements = deliveries.into_iter().map(release).collect();
+    Request::Settle { name, settlements, reply: oneshot::channel().0 }
 }
 
 impl Broker {
@@ -444,6 +446,12 @@ impl Broker {
         settlements: Vec<Settlement>,
     ) -> Result<Vec<Settled>, BrokerError> {
         self.call(|reply| Request::Settle { name, settlements, reply }).await
+    }
+
+    /// Gives deliveries back that nobody will see, without having counted. Does not wait.
+    pub fn release(&self, name: SubscriptionName, deliveries: impl IntoIterator<Item = Delivery>) {
+        // Should it fail, the broker has ended.
+        let _ = self.requests.send(release(name, deliveries));
     }
 
     /// Lets leases last `lease_us` from now; one outcome per id, in order.

@@ -81,6 +81,8 @@ impl Consumer {
     /// Takes nothing more, waits for the handlers that run and until the server knows how they ended, and releases
     /// what had come besides. If the server is away that is when it is back.
     ///
+    /// Dropped before it is ready, the consumer is dropped, and its handlers where they are.
+    ///
     /// # Errors
     /// [`ClientError::Refused`] if the consumer had ended before: the subscription is gone, or never was.
     pub async fn stop(mut self) -> Result<(), ClientError> {

@@ -35,7 +35,7 @@ impl Lease {
         standing.lost || standing.deadline <= Instant::now()
     }
 
-    /// Waits until it is lost. Does not return while the lease is kept.
+    /// Waits until it is lost. Does not return while the lease is kept. May be dropped and begun again.
     pub async fn lost(&self) {
         let mut changes = self.0.clone();
         loop {

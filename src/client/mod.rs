@@ -101,7 +101,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to a server, `http://HOST:PORT`, and asks who it is.
+    /// Connects to a server, `http://HOST:PORT`, and asks who it is. May be dropped at any time.
     ///
     /// # Errors
     /// [`ClientError::Url`] if that is no address, [`ClientError::Connect`] if no server answers there.

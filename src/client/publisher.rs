@@ -36,7 +36,8 @@ pub struct Publisher {
     kib: Arc<Semaphore>,
 }
 
-/// The answer to a request that was sent: ready when the messages are on disk, or refused.
+/// The answer to a request that was sent: ready when the messages are on disk, or refused. Whether it is kept or
+/// dropped, they are brought to the server while some clone of the publisher, or another receipt, is kept.
 #[derive(Debug)]
 #[must_use = "the messages are on disk only when the receipt is ready"]
 pub struct Receipt(oneshot::Receiver<Result<PublishResponse, ClientError>>);
@@ -61,6 +62,8 @@ impl Publisher {
 
     /// Sends messages to a queue, by its full name, and waits until they are on disk, all or none.
     ///
+    /// Dropped before it is ready, they may be stored or not: all or none, once.
+    ///
     /// # Errors
     /// As [`Publisher::send`] and [`Receipt`].
     pub async fn publish(&self, queue: &str, messages: Vec<Message>) -> Result<PublishResponse, ClientError> {
@@ -68,6 +71,8 @@ impl Publisher {
     }
 
     /// Sends messages to a queue, by its full name; waits only for a place among the requests under way.
+    ///
+    /// Dropped before it is ready, nothing is sent.
     ///
     /// # Errors
     /// [`ClientError::TooLarge`]; [`ClientError::Ended`] if the runtime that it was made in is gone. The receipt has

@@ -1,5 +1,6 @@
 //! Records: facts as they lie in the log, and the formats inside them. Pure; no input or output.
 
+pub mod bounds;
 pub mod envelope;
 pub mod kind;
 pub mod meta;

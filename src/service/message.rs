@@ -1,6 +1,6 @@
 //! Messages between their protobuf form and the form in which the broker keeps them.
 
-use std::fmt::Arguments;
+use std::fmt::{Arguments, Display};
 
 use tonic::Status;
 
@@ -11,15 +11,13 @@ use crate::broker::api::{BrokerError, Delivery, NewMessage, StoredMessage};
 use crate::limits::*;
 use crate::names::QueueName;
 use crate::proto::v1;
+use crate::record::bounds::{self, OutOfBounds};
 use crate::record::meta::{DeadLetter, DeadLetterReason, Meta};
 use crate::record::{Lane, StoredParts};
 
 /// Checks the messages of one publish and turns them into what is stored.
 pub fn to_store(messages: Vec<v1::Message>) -> Result<Vec<NewMessage>, Refusal> {
-    if messages.is_empty() {
-        return Err(invalid("messages", format!("is empty; give 1 to {PUBLISH_MESSAGES_MAX} messages")));
-    }
-    at_most("messages", "messages", messages.len(), PUBLISH_MESSAGES_MAX)?;
+    bounds::check_count(messages.len()).map_err(|out| refusal("", out))?;
     let mut bytes = 0;
     let mut stored = Vec::with_capacity(messages.len());
     for (index, message) in messages.into_iter().enumerate() {
@@ -27,7 +25,7 @@ pub fn to_store(messages: Vec<v1::Message>) -> Result<Vec<NewMessage>, Refusal> 
         bytes += message.parts.meta.len() + message.parts.body.len();
         stored.push(message);
     }
-    at_most("messages", "bytes of bodies and metadata", bytes, PUBLISH_BYTES_MAX)?;
+    bounds::check_bytes(bytes).map_err(|out| refusal("", out))?;
     Ok(stored)
 }
 
@@ -58,33 +56,24 @@ fn one_to_store(path: Arguments<'_>, message: v1::Message) -> Result<NewMessage,
             ("new_origin", message.new_origin),
         ],
     )?;
-    check_sizes(path, &message)?;
     let meta = Meta {
         attributes: message.attributes.into_iter().collect(),
         source: Some(message.source).filter(|source| !source.is_empty()),
         ..Meta::default()
     };
+    bounds::check_message(&meta, &message.body).map_err(|out| refusal(path, out))?;
     let lane = Lane { priority: PRIORITY_DEFAULT, ..Lane::default() };
     Ok(NewMessage { lane, parts: StoredParts { meta: meta.encode(), body: message.body } })
 }
 
-fn check_sizes(path: Arguments<'_>, message: &v1::Message) -> Result<(), Refusal> {
-    at_most(format_args!("{path}body"), "bytes", message.body.len(), BODY_BYTES_MAX)?;
-    at_most(format_args!("{path}source"), "bytes", message.source.len(), SOURCE_BYTES_MAX)?;
-    at_most(format_args!("{path}attributes"), "attributes", message.attributes.len(), ATTRIBUTES_MAX)?;
-    for (key, value) in &message.attributes {
-        if key.is_empty() {
-            let why = format!("has an empty key; give 1 to {ATTRIBUTE_KEY_BYTES_MAX} bytes");
-            return Err(invalid(format!("{path}attributes"), why));
-        }
-        // A key that is too long is not repeated in the error.
-        at_most(format_args!("{path}attributes (a key)"), "bytes", key.len(), ATTRIBUTE_KEY_BYTES_MAX)?;
-        if value.len() > ATTRIBUTE_VALUE_BYTES_MAX {
-            let field = format!("{path}attributes[{key:?}]");
-            at_most(field, "bytes", value.len(), ATTRIBUTE_VALUE_BYTES_MAX)?;
+fn refusal(path: impl Display, out: OutOfBounds) -> Refusal {
+    match out {
+        OutOfBounds::Empty { field, why } => invalid(format!("{path}{field}"), why),
+        OutOfBounds::Over { field, unit, actual, limit } => {
+            let field = format!("{path}{field}");
+            Refusal::Limit { field, unit, actual: actual as u64, limit: limit as u64 }
         }
     }
-    Ok(())
 }
 
 /// Who publishes, if anyone says so.

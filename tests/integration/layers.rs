@@ -16,14 +16,16 @@ const PARTS: &[(&str, &[&str])] = &[
     ("log", &["record", "disk", "ids", "limits"]),
     ("core", &["record", "names", "clock", "ids", "limits"]),
     ("broker", &["core", "log", "disk", "record", "names", "clock", "ids", "limits"]),
+    ("node", &["broker", "disk"]),
     ("admission", &["limits"]),
+    ("embedded", &["node", "admission", "broker", "core", "log", "record", "names", "ids", "limits"]),
     ("observe", &["admission", "broker", "proto", "names", "ids", "limits"]),
     (
         "service",
         &["observe", "admission", "broker", "core", "record", "names", "clock", "ids", "limits", "proto"],
     ),
     ("config", &["log", "limits"]),
-    ("server", &["config", "service", "observe", "admission", "broker", "disk", "clock", "ids", "limits"]),
+    ("server", &["config", "service", "observe", "admission", "node", "broker", "clock", "ids", "limits"]),
     // Reads what a server has left, and shows messages as the service does.
     ("offline", &["service", "proto", "broker", "core", "log", "disk", "record", "names", "ids"]),
     // A client of the server's own process: it sees the API alone.
@@ -64,7 +66,9 @@ const NO_PROTOBUF: &[&str] = &[
     "log",
     "core",
     "broker",
+    "node",
     "admission",
+    "embedded",
     "observe",
     "config",
     "server",
