@@ -1,4 +1,5 @@
-//! A hundred kills at random moments, under load, with small segments that roll over, checkpoints and queues that come and go. `cargo xtask kill-loop` does the same for longer.
+//! A hundred kills at random moments, under load, with small segments that roll over, checkpoints and queues that come and go or are
+//! purged. `cargo xtask kill-loop` does the same for longer.
 
 use forebay_testkit::torture::kill_loop::KillLoop;
 
@@ -14,6 +15,7 @@ async fn a_hundred_kills_lose_nothing_and_repeat_nothing() {
     assert_eq!((figures.cycles, figures.restarts), (100, 100));
     // A run in which nothing happened proves nothing.
     assert!(figures.acknowledged > 1_000 && figures.redeliveries > 10 && figures.unknown > 10, "{figures}");
-    assert!(figures.segments_gone > 50 && figures.queues_deleted > 50, "{figures}");
+    assert!(figures.purges > 20, "{figures}");
+    assert!(figures.segments_gone > 50 && figures.queues_deleted > 20, "{figures}");
     assert!(figures.acks > figures.acknowledged / 2 && figures.early_kills > 0, "{figures}");
 }

@@ -2,14 +2,14 @@
 //!
 //! | Violation | Rule |
 //! |---|---|
-//! | `Lost` | a message whose publish was answered, or that was seen, was finished by a consumer or is a dead letter; a dead letter too |
+//! | `Lost` | a message whose publish was answered, or that was seen, was finished by a consumer, is a dead letter, or may have been purged; a dead letter too |
 //! | `Invented` | what is delivered was sent before, to that queue |
 //! | `WrongBody` | with these very bytes |
 //! | `Moved` | queue and offset mean one message for ever, also in answers to publishers |
-//! | `Redelivered` | nothing is sent again once its end was answered |
+//! | `Redelivered` | nothing is sent again once its end, or a purge of it, was answered |
 //! | `OutOfOrder` | calls that follow each other get rising offsets; first deliveries of a queue with one consumer come in order |
 //! | `Duplicated` | a stamped message is stored once, another at most once for each attempt |
-//! | `Torn` | a request is stored whole, in a row |
+//! | `Torn` | a request is stored whole, in a row, and comes whole but for what may have been purged |
 //! | `Unexpected` | an answer that a correct server never gives |
 //!
 //! Unknown outcomes may have happened or not. Moments are taken so that only what is certain counts.
@@ -17,6 +17,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::history::{Attempt, Delivery, Ending, Event, Moment, Published, QueueName, Settled};
+use super::purges::Purges;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -78,6 +79,7 @@ struct Checker<'a> {
     finished: HashMap<Place, Moment>,
     may_be_finished: HashSet<Place>,
     rejected: HashMap<Place, bool>,
+    purges: Purges<'a>,
     violations: Vec<Violation>,
 }
 
@@ -114,6 +116,8 @@ impl<'a> Checker<'a> {
                     let (queue, endings) = settles.remove(call).expect("a call is recorded before its end");
                     self.settle_ended(queue, endings, outcomes.as_deref(), moment);
                 }
+                Event::PurgeInvoked { call, queue, end } => self.purges.invoked(*call, queue, *end),
+                Event::PurgeEnded { call, done } => self.purges.ended(*call, *done, moment),
                 Event::Killed { .. } => {}
                 Event::Unexpected(what) => self.violation(Kind::Unexpected, what.clone()),
             }
@@ -276,7 +280,8 @@ impl<'a> Checker<'a> {
             }
             for (place, mark) in (start..).zip(&known.attempt.messages) {
                 let place = (queue.clone(), place);
-                if !delivered.contains(&place) || self.places.get(&place) != Some(&mark.id) {
+                let came = delivered.contains(&place) && self.places.get(&place) == Some(&mark.id);
+                if !came && !self.purges.may_have(&place) {
                     let answered = if self.answered.contains(&place) { "answered" } else { "not answered" };
                     broken.push(format!(
                         "{queue} offset {}: message {} of the request at {start} never came ({answered})",
@@ -293,6 +298,7 @@ impl<'a> Checker<'a> {
             .places
             .keys()
             .filter(|place| !self.finished.contains_key(*place) && !self.may_be_finished.contains(*place))
+            .filter(|place| !self.purges.may_have(place))
             .cloned()
             .collect();
         for (queue, offset) in lost {
@@ -307,8 +313,9 @@ impl<'a> Checker<'a> {
         let mut again = Vec::new();
         for (delivery, _) in &self.deliveries {
             let place = (delivery.queue.clone(), delivery.offset);
-            if let Some(finished) = self.finished.get(&place)
-                && *finished < delivery.sent_after
+            let ends = [self.finished.get(&place).copied(), self.purges.of(&place)];
+            if let Some(finished) = ends.into_iter().flatten().min()
+                && finished < delivery.sent_after
             {
                 again.push(format!(
                     "{} offset {}: its end was answered at {finished}, but it was sent after {}",

@@ -54,6 +54,13 @@ impl Story {
         self.end(Q, offset, Ending::Ack, Some(Settled::Ok))
     }
 
+    fn purge(mut self, end: u64, done: bool) -> Self {
+        let call = self.0.len() as u64;
+        self.0.push(Event::PurgeInvoked { call, queue: Q.into(), end });
+        self.0.push(Event::PurgeEnded { call, done });
+        self
+    }
+
     /// The kinds of all violations, sorted by name, each once.
     fn kinds(&self) -> Vec<Kind> {
         let mut kinds: Vec<Kind> = check(&self.0, &[Q]).into_iter().map(|violation| violation.kind).collect();
@@ -223,4 +230,23 @@ fn dead_letters_are_followed() {
 fn an_invalid_ack_id_is_unexpected() {
     let story = Story::default().stored(1, &[1], &[0]).came(0, 1).acked(0);
     assert_eq!(story.end(Q, 0, Ending::Ack, Some(Settled::Invalid)).kinds(), [Kind::Unexpected]);
+}
+
+#[test]
+fn what_was_purged_may_be_gone_and_does_not_come_again() {
+    let story = || Story::default().stored(1, &[1, 2, 3], &[0, 1, 2]);
+    for done in [true, false] {
+        assert_eq!(story().came(0, 1).came(2, 3).acked(2).purge(2, done).kinds(), []);
+        assert_eq!(story().came(2, 3).acked(2).purge(3, done).kinds(), [], "a part of a request may come");
+        assert_eq!(story().purge(2, done).kinds(), [Kind::Lost, Kind::Torn], "the last one may not be gone");
+        let other = story().purge(3, done).deliver(0, mark(1), |delivery| delivery.queue = "other".into());
+        assert!(other.kinds().contains(&Kind::Invented));
+    }
+    assert_eq!(story().purge(3, true).came(0, 1).kinds(), [Kind::Redelivered]);
+    assert_eq!(story().purge(3, false).came(0, 1).kinds(), []);
+    let on_its_way = story().purge(3, true).deliver(0, mark(1), |delivery| delivery.sent_after = 2);
+    assert_eq!(on_its_way.kinds(), []);
+    // The earliest purge that was answered counts.
+    let twice = story().purge(1, true).purge(3, true);
+    assert_eq!(twice.deliver(1, mark(2), |delivery| delivery.sent_after = 5).kinds(), []);
 }

@@ -21,6 +21,8 @@ pub struct Figures {
     /// Endings that were answered OK.
     pub acks: u64,
     pub recovery_ms_max: u64,
+    /// Purges that were answered.
+    pub purges: u64,
     /// Queues that came and went.
     pub queues_deleted: u64,
     /// Segments that nothing needed any more.
@@ -44,6 +46,7 @@ impl Figures {
                 Event::SettleEnded { outcomes: Some(outcomes), .. } => {
                     self.acks += outcomes.iter().filter(|settled| **settled == Settled::Ok).count() as u64;
                 }
+                Event::PurgeEnded { done: true, .. } => self.purges += 1,
                 _ => {}
             }
         }
@@ -54,12 +57,12 @@ impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { cycles, early_kills, restarts, acknowledged, unknown, .. } = self;
         let Self { deliveries, redeliveries, acks, recovery_ms_max, violations, .. } = self;
-        let Self { queues_deleted, segments_gone, .. } = self;
+        let Self { purges, queues_deleted, segments_gone, .. } = self;
         write!(
             f,
             "cycles={cycles} early_kills={early_kills} restarts={restarts} acknowledged={acknowledged} \
              unknown={unknown} deliveries={deliveries} redeliveries={redeliveries} acks={acks} \
-             recovery_ms_max={recovery_ms_max} queues_deleted={queues_deleted} segments_gone={segments_gone} \
+             recovery_ms_max={recovery_ms_max} purges={purges} queues_deleted={queues_deleted} segments_gone={segments_gone} \
              violations={violations}"
         )
     }

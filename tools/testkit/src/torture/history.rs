@@ -112,6 +112,17 @@ pub enum Event {
         call: u64,
         outcomes: Option<Vec<Settled>>,
     },
+    /// A queue's messages below an offset are to be finished, whoever has them.
+    PurgeInvoked {
+        call: u64,
+        queue: QueueName,
+        end: u64,
+    },
+    /// None below `end` comes any more; not so if no answer came.
+    PurgeEnded {
+        call: u64,
+        done: bool,
+    },
     /// A server was killed; how many were before.
     Killed {
         run: u64,

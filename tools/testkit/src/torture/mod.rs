@@ -14,6 +14,7 @@ pub mod figures;
 pub mod history;
 pub mod kill_loop;
 pub mod publishers;
+pub mod purges;
 pub mod target;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use churn::{Churner, Fates};
 use consumers::{Consumer, Way};
 use history::{History, QueueName};
 use publishers::Publisher;
+use purges::Purger;
 use target::{Phase, Target};
 
 /// One publisher without stamps, one pulling consumer.
@@ -38,6 +40,10 @@ pub const PLAIN: &str = "plain";
 pub const STAMPED: &str = "stamped";
 /// Several publishers of both kinds, several consumers of both kinds.
 pub const SHARED: [&str; 2] = ["shared-a", "shared-b"];
+/// A publisher with stamps, a pulling consumer, and somebody who purges it.
+pub const PURGED: &str = "purged";
+/// The queues of a crew that are there from beginning to end.
+const QUEUES: [&str; 5] = [PLAIN, STAMPED, SHARED[0], SHARED[1], PURGED];
 /// Queues that have one consumer at a time.
 pub const ONE_CONSUMER: [&str; 2] = [PLAIN, STAMPED];
 
@@ -70,11 +76,16 @@ impl Crew {
         }
     }
 
-    /// Somebody whose queues come and go.
+    /// Somebody whose queues come and go, and a queue that is purged.
     pub fn start_churn(&mut self) {
         let random = Random::new(self.random.bits());
         let churner = Churner { target: self.target(), random, fates: self.fates.clone() };
         self.tasks.spawn(churner.run());
+        self.publisher(PURGED, Some("purged"), 20);
+        self.consumer(PURGED, Way::Pull);
+        let random = Random::new(self.random.bits());
+        let purger = Purger { target: self.target(), queue: PURGED.into(), random };
+        self.tasks.spawn(purger.run());
     }
 
     /// Everybody else: 8 publishers, 6 consumers, 4 queues.
@@ -136,7 +147,7 @@ impl Crew {
 
 /// Makes the queues that a crew works with.
 pub async fn create_queues(clients: &mut Clients) -> Result<(), Status> {
-    for name in [PLAIN, STAMPED, SHARED[0], SHARED[1]] {
+    for name in QUEUES {
         let request = CreateQueueRequest {
             queue: Some(Queue { name: queue(name), ..Queue::default() }),
             ..CreateQueueRequest::default()
@@ -153,7 +164,7 @@ pub async fn drain_all(history: &History, clients: &mut Clients) -> Result<(), S
     let queues = clients.queues.list_queues(request).await?.into_inner().queues;
     let mut names: Vec<QueueName> =
         queues.iter().map(|queue| queue.name.rsplit('/').next().unwrap_or_default().into()).collect();
-    for expected in [PLAIN, STAMPED, SHARED[0], SHARED[1]] {
+    for expected in QUEUES {
         if !names.iter().any(|name| **name == *expected) {
             history.unexpected(format!("queue {expected} is gone"));
         }
