@@ -1,7 +1,8 @@
 //! Identifiers and positions, each a newtype so that one cannot stand in for another.
 //!
 //! Ids are given once and never reused: a queue that is deleted and created again under its old name is a new
-//! queue with a new id. Zero is never a valid id.
+//! queue with a new id. Zero is never a valid id. Ids of queues stay below 2^63: from there on are the [stores of
+//! refs](QueueId::of_refs).
 
 use std::fmt;
 
@@ -54,6 +55,22 @@ number! {
 number! {
     /// A submitted batch's place in the order of submission, counted since the process started.
     Ticket
+}
+
+/// The bit that tells stores of refs from queues.
+const REFS: u64 = 1 << 63;
+
+impl QueueId {
+    /// Where the log keeps what a subscription has spilled: a queue that has no name and no messages, whose offsets
+    /// count the runs of refs. It needs not be made, and goes with its subscription.
+    pub fn of_refs(subscription: SubscriptionId) -> Self {
+        Self(REFS | subscription.0)
+    }
+
+    /// The subscription, if this is such a store.
+    pub fn refs_of(self) -> Option<SubscriptionId> {
+        (self.0 & REFS != 0).then_some(SubscriptionId(self.0 & !REFS))
+    }
 }
 
 /// 128 random bits that name something across machines: a cluster, a run of a node, a queue.

@@ -114,7 +114,10 @@ impl Shell {
             queue.map_or_else(|_| Vec::new(), |queue| queue.subscriptions.values().copied().collect());
         self.enact_and_answer(decision, now, reply, |_, barrier| barrier);
         // Leases that became void leave room for what comes after the barrier.
-        subscriptions.into_iter().for_each(|id| self.mark(id));
+        for id in subscriptions {
+            self.mark(id);
+            self.schedule(id);
+        }
     }
 
     pub(super) fn queue_stats(&mut self, name: &QueueName, now: Now, reply: Reply<QueueStats>) {
@@ -154,6 +157,7 @@ impl Shell {
             records: log.records.get(),
             index_rebuilds: log.index_rebuilds.get(),
             damage: log.damage.get(),
+            delays_lost: self.recalls.delays_lost,
         };
         self.commits.answer(Answer::new(reply, Ok(stats)));
     }
@@ -170,6 +174,7 @@ impl Shell {
     /// Ends the streams and pulls of a subscription that is gone.
     fn end_consumers(&mut self, id: SubscriptionId) {
         self.timers.remove(Key::Subscription(id));
+        self.forget_runs(id);
         for consumer in self.consumers.remove_all(id) {
             self.end_consumer(consumer, BrokerError::SubscriptionDeleted);
         }

@@ -126,6 +126,8 @@ pub struct ServerStats {
     pub index_rebuilds: u64,
     /// Holes that the start found in the log.
     pub damage: u64,
+    /// Messages whose delays were lost to damage since the start; they are delivered again.
+    pub delays_lost: u64,
 }
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, BrokerError>>;

@@ -2,14 +2,15 @@
 //!
 //! One is due whenever the log has begun a segment. The state is encoded in one turn, right behind everything that
 //! was submitted; the log then says where that place is once all of it is durable, and only then is the checkpoint
-//! written, in the background. So a checkpoint never holds what the disk could still lose.
+//! written, in the background. So a checkpoint never holds what the disk could still lose. While messages that damage
+//! has stranded are looked for there is none: the next start would not know of the damage.
 
 use rustc_hash::FxHashMap;
 
 use super::shell::Shell;
 use crate::clock::Now;
 use crate::core::{State, snapshot};
-use crate::ids::{Offset, QueueId};
+use crate::ids::{Offset, QueueId, SubscriptionId};
 use crate::log::{Checkpoint, Live, Mark};
 
 /// How far the next checkpoint is.
@@ -48,7 +49,7 @@ impl Checkpoints {
 impl Shell {
     /// Begins a checkpoint if one is due and none under way.
     pub(super) fn begin_checkpoint(&mut self, now: Now) {
-        if !self.checkpoints.due || !matches!(self.checkpoints.stage, Stage::Idle) {
+        if !self.checkpoints.due || !matches!(self.checkpoints.stage, Stage::Idle) || self.is_surveying() {
             return;
         }
         self.checkpoints.due = false;
@@ -74,13 +75,22 @@ impl Shell {
     }
 }
 
-/// Which messages may still be needed, as of now. Queues that come later are unknown to it, so all of theirs are.
+/// Which messages and runs of refs may still be needed, as of now. Queues and subscriptions that come later are
+/// unknown to it, so all of theirs are.
 fn live(state: &State) -> Live {
     let last_queue = QueueId(state.next_queue_id().0 - 1);
+    let last_store = QueueId::of_refs(SubscriptionId(state.next_subscription_id().0 - 1));
     let first = |id| state.queue(id).map(|queue| (id, queue.first_offset));
-    let first: FxHashMap<QueueId, Offset> = state.queue_ids().filter_map(first).collect();
+    let first_run = |id| {
+        let spilled = state.subscription(id)?.delivery.spilled();
+        Some((QueueId::of_refs(id), spilled.first()))
+    };
+    let queues = state.queue_ids().filter_map(first);
+    let stores = state.subscription_ids().filter_map(first_run);
+    let first: FxHashMap<QueueId, Offset> = queues.chain(stores).collect();
     Box::new(move |queue, end| match first.get(&queue) {
         Some(first) => end > *first,
+        None if queue.refs_of().is_some() => queue > last_store,
         None => queue > last_queue,
     })
 }

@@ -11,10 +11,9 @@ use super::reads::{Purpose, READ_BYTES_MAX};
 use super::shell::Shell;
 use crate::clock::Now;
 use crate::core::consume;
-use crate::core::settle::{AckToken, GivenUp};
+use crate::core::settle::GivenUp;
 use crate::core::types::Settled;
 use crate::ids::{Offset, SubscriptionId};
-use crate::record::meta::DeadLetterReason;
 
 /// Bytes of messages that one read of given-up messages is meant to bring; their mean size tells how many that are.
 const BYTES_PER_READ: u64 = 1 << 20;
@@ -27,23 +26,23 @@ impl Shell {
         let decision = consume::come_due(&self.state, subscription, expired, now);
         self.enact_lazily(&decision.events, now);
         self.read_exhausted(id, decision.answer);
+        self.recall(id, now);
         self.schedule(id);
         self.mark(id);
     }
 
     /// Reads messages that had their last attempt, as far as there is room for reads; the others come due again.
-    fn read_exhausted(&mut self, id: SubscriptionId, mut tokens: Vec<AckToken>) {
+    fn read_exhausted(&mut self, id: SubscriptionId, given_up: Vec<GivenUp>) {
         let Some(queue) = self.state.subscription(id).map(|subscription| subscription.queue) else { return };
-        tokens.sort_unstable_by_key(|token| token.offset);
         let mean = self.mean_bytes(queue);
         let count = usize::try_from(BYTES_PER_READ / mean).unwrap_or(usize::MAX).max(1);
-        for these in tokens.chunks(count) {
+        for these in given_up.chunks(count) {
             let reserved = mean * these.len() as u64;
             if self.reading_bytes > 0 && self.reading_bytes + reserved > READ_BYTES_MAX {
                 return;
             }
-            let offsets = these.iter().map(|token| token.offset).collect();
-            let purpose = Purpose::GiveUp { subscription: id, tokens: these.to_vec() };
+            let offsets = these.iter().map(|given_up| given_up.token.offset).collect();
+            let purpose = Purpose::GiveUp { subscription: id, given_up: these.to_vec() };
             self.start_read(queue, offsets, READ_BYTES_MAX, reserved, purpose);
         }
     }
@@ -52,19 +51,19 @@ impl Shell {
     pub(super) fn exhausted_read(
         &mut self,
         id: SubscriptionId,
-        tokens: &[AckToken],
+        given_up: Vec<GivenUp>,
         messages: Vec<StoredMessage>,
         damaged: &[Offset],
         now: Now,
     ) {
-        let tokens: FxHashMap<Offset, AckToken> = tokens.iter().map(|token| (token.offset, *token)).collect();
+        let mut given_up: FxHashMap<Offset, GivenUp> =
+            given_up.into_iter().map(|given_up| (given_up.token.offset, given_up)).collect();
         for message in messages {
-            let token = tokens[&message.offset];
-            let reason = DeadLetterReason::AttemptsExhausted;
-            let given_up = GivenUp { token, reason, error: String::new() };
+            let offset = message.offset;
+            let given_up = given_up.remove(&offset).expect("what was asked for is read, once");
             if let Settled::Refused { why } = self.dead_letter(id, given_up, message, now) {
-                tracing::warn!(subscription = %id, offset = %token.offset, why, "a message cannot be given up");
-                self.put_off(id, token.offset, now);
+                tracing::warn!(subscription = %id, %offset, why, "a message cannot be given up");
+                self.put_off(id, offset, now);
             }
         }
         damaged.iter().for_each(|offset| self.put_off(id, *offset, now));

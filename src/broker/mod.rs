@@ -26,6 +26,7 @@ pub mod pipeline;
 mod publish;
 mod pump;
 mod reads;
+mod recall;
 pub mod replica;
 mod settle;
 mod shell;

@@ -12,6 +12,7 @@ use super::cache::TailCache;
 use super::checkpoints::Checkpoints;
 use super::commits::Commits;
 use super::consumers::Consumers;
+use super::recall::Recalls;
 use super::replica::Replica;
 use super::settle::Jobs;
 use super::shell::{Inbox, Shell};
@@ -84,6 +85,8 @@ pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Opened, OpenError
     let stop_reason = Arc::new(OnceLock::new());
     let waiting_messages = waiting_messages(&state);
     let ends = ends(&state);
+    let is_whole = damage.is_empty() && missing.is_empty() && lost.is_empty();
+    let recalls = if is_whole { Recalls::default() } else { Recalls::after_damage(&state) };
     let mut shell = Shell {
         state,
         ends,
@@ -102,6 +105,7 @@ pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Opened, OpenError
         starved: Vec::new(),
         reading_bytes: 0,
         reads_done,
+        recalls,
         draining: false,
         stop_reason: Arc::clone(&stop_reason),
     };
@@ -122,9 +126,14 @@ pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Opened, OpenError
     })
 }
 
-/// Where the queues end on disk: all that was replayed is there.
+/// Where the queues and the stores of refs end on disk: all that was replayed is there.
 fn ends(state: &State) -> FxHashMap<QueueId, Offset> {
-    state.queue_ids().filter_map(|id| Some((id, state.queue(id)?.next_offset))).collect()
+    let queues = state.queue_ids().filter_map(|id| Some((id, state.queue(id)?.next_offset)));
+    let stores = state.subscription_ids().filter_map(|id| {
+        let spilled = state.subscription(id)?.delivery.spilled();
+        (!spilled.is_empty()).then_some((QueueId::of_refs(id), spilled.next()))
+    });
+    queues.chain(stores).collect()
 }
 
 fn waiting_messages(state: &State) -> u64 {

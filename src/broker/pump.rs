@@ -7,7 +7,7 @@
 use super::api::{BrokerError, ConsumerId, Delivery, PullOptions, Reply, StoredMessage, SubscribeOptions};
 use super::commits::Answer;
 use super::consumers::{Consumer, ConsumerKind, Stream};
-use super::reads::{self, Found, Peek, Purpose, READ_BYTES_MAX, ReadDone, Source, Wanted};
+use super::reads::{self, Done, Found, Peek, Purpose, READ_BYTES_MAX, ReadDone, Source, Wanted};
 use super::shell::Shell;
 use super::timers::Key;
 use crate::clock::Now;
@@ -43,8 +43,9 @@ impl Shell {
         self.consumers.add(consumer, pull);
         self.mark(id);
         self.serve_all(id, now);
+        self.recall(id, now);
         let mut wait_us = u64::try_from(options.wait.as_micros()).unwrap_or(u64::MAX / 2);
-        if self.starved.contains(&id) {
+        if self.starved.contains(&id) || self.recalls.is_under_way(id) {
             // Messages are there: "none" would be wrong.
             wait_us = wait_us.max(STARVED_WAIT_US);
         }
@@ -216,21 +217,36 @@ impl Shell {
     ) {
         let queue_uid = self.state.queue(queue).expect("only existing queues are read").uid;
         self.reading_bytes += reserved;
-        let source = Source { index: self.log.index(), reader: self.log.reader() };
+        let source = self.source();
         let done = self.reads_done.clone();
         tokio::task::spawn_blocking(move || {
             let found = reads::read(&source, &Wanted { queue, queue_uid, offsets, bytes_max });
             // The receiver is gone only if the task has ended, and then nobody waits.
-            let _ = done.send(ReadDone { queue, purpose, reserved, found });
+            let _ = done.send(Done::Messages(ReadDone { queue, purpose, reserved, found }));
         });
     }
 
-    pub(super) fn read_done(&mut self, done: ReadDone) {
+    pub(super) fn source(&self) -> Source {
+        Source { index: self.log.index(), reader: self.log.reader() }
+    }
+
+    pub(super) fn done(&mut self, done: Done) {
         let now = self.clock.now();
-        self.reading_bytes -= done.reserved;
+        self.reading_bytes -= match &done {
+            Done::Messages(read) => read.reserved,
+            Done::Refs(read) => read.reserved,
+        };
         for id in std::mem::take(&mut self.starved) {
             self.mark(id);
         }
+        self.recall_starved();
+        match done {
+            Done::Messages(read) => self.read_done(read, now),
+            Done::Refs(read) => self.refs_done(read, now),
+        }
+    }
+
+    fn read_done(&mut self, done: ReadDone, now: Now) {
         let ReadDone { queue, purpose, found, .. } = done;
         let Found { messages, mut damaged, missing } = found;
         let reclaimed = missing.as_ref().is_some_and(|(offset, _)| !self.must_be_there(queue, *offset));
@@ -269,8 +285,8 @@ impl Shell {
                 let message = messages.into_iter().next();
                 self.dead_letter_read(job, slot, message, now);
             }
-            Purpose::GiveUp { subscription, tokens } => {
-                self.exhausted_read(subscription, &tokens, messages, &damaged, now);
+            Purpose::GiveUp { subscription, given_up } => {
+                self.exhausted_read(subscription, given_up, messages, &damaged, now);
             }
         }
     }

@@ -1,9 +1,10 @@
 //! Finding messages in the log and reading them, off the broker's thread.
 
 use super::api::{ConsumerId, Reply, StoredMessage};
+use super::recall::RefsDone;
 use super::settle::JobId;
 use crate::core::consume::Handed;
-use crate::core::settle::AckToken;
+use crate::core::settle::GivenUp;
 use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
 use crate::log::{Index, Piece, ReadError, ReadMessage, Reader, RunRead};
 
@@ -31,7 +32,7 @@ pub enum Purpose {
     Deliver { consumer: ConsumerId, subscription: SubscriptionId, handed: Vec<Handed> },
     Peek { peek: Peek, reply: Reply<Vec<StoredMessage>> },
     DeadLetter { job: JobId, slot: usize },
-    GiveUp { subscription: SubscriptionId, tokens: Vec<AckToken> },
+    GiveUp { subscription: SubscriptionId, given_up: Vec<GivenUp> },
 }
 
 /// What a peek asks for.
@@ -42,7 +43,13 @@ pub struct Peek {
     pub bytes_max: u64,
 }
 
-/// A finished read.
+/// What the task is told of its reads.
+pub enum Done {
+    Messages(ReadDone),
+    Refs(RefsDone),
+}
+
+/// A finished read of messages.
 pub struct ReadDone {
     pub queue: QueueId,
     pub purpose: Purpose,

@@ -217,7 +217,7 @@ fn dead_letter_parts(
     given_up: GivenUp,
     message: &StoredMessage,
 ) -> Option<StoredParts> {
-    let GivenUp { token, reason, error } = given_up;
+    let GivenUp { token, attempts, reason, error } = given_up;
     let mut meta = Meta::decode(&message.meta).ok()?;
     meta.dead_letter = Some(DeadLetter {
         reason,
@@ -226,7 +226,7 @@ fn dead_letter_parts(
         queue_uid: queue.uid,
         offset: token.offset,
         subscription: subscription.full_name(queue).to_string(),
-        attempts: subscription.delivery.outstanding(token.offset).map_or(1, |o| o.attempts),
+        attempts,
         time_us: wall_us(),
     });
     Some(StoredParts { meta: meta.encode(), body: message.body.clone() })

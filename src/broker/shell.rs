@@ -13,7 +13,8 @@ use super::cache::TailCache;
 use super::checkpoints::Checkpoints;
 use super::commits::{Answer, Commits};
 use super::consumers::Consumers;
-use super::reads::ReadDone;
+use super::reads::Done;
+use super::recall::Recalls;
 use super::settle::Jobs;
 use super::timers::{Key, Timers};
 use crate::clock::{Clock, Now};
@@ -47,7 +48,8 @@ pub struct Shell {
     /// Subscriptions that wait for room among the reads.
     pub(super) starved: Vec<SubscriptionId>,
     pub(super) reading_bytes: u64,
-    pub(super) reads_done: mpsc::UnboundedSender<ReadDone>,
+    pub(super) reads_done: mpsc::UnboundedSender<Done>,
+    pub(super) recalls: Recalls,
     pub(super) draining: bool,
     /// Told to those who call after the end.
     pub(super) stop_reason: Arc<OnceLock<String>>,
@@ -57,7 +59,7 @@ pub struct Shell {
 pub struct Inbox {
     pub calls: mpsc::UnboundedReceiver<Request>,
     pub log_events: mpsc::UnboundedReceiver<LogEvent>,
-    pub reads: mpsc::UnboundedReceiver<ReadDone>,
+    pub reads: mpsc::UnboundedReceiver<Done>,
 }
 
 impl Shell {
@@ -75,7 +77,7 @@ impl Shell {
             tokio::select! {
                 biased;
                 event = inbox.log_events.recv() => self.log_event(event)?,
-                Some(done) = inbox.reads.recv() => self.read_done(done),
+                Some(done) = inbox.reads.recv() => self.done(done),
                 count = inbox.calls.recv_many(&mut calls, CALLS_PER_TURN) => {
                     if count == 0 {
                         return self.close().await;
@@ -161,7 +163,9 @@ impl Shell {
             Request::Purge { queue, end, reply } => self.purge(&queue, end, now, reply),
             Request::Cancel { queue, queue_uid, offset, reply } => {
                 let decision = remove::cancel(&self.state, &queue, queue_uid, offset);
+                let queue = self.state.queue_named(&queue).map(|queue| queue.id);
                 self.enact_and_answer(decision, now, reply, |_, ()| ());
+                queue.into_iter().for_each(|queue| self.schedule_queue(queue));
             }
             Request::QueueStats { queue, reply } => self.queue_stats(&queue, now, reply),
             Request::ServerStats { reply } => self.server_stats(reply),
@@ -207,6 +211,9 @@ impl Shell {
 
     /// Messages are durable: consumers may have them.
     fn visible(&mut self, placed: Placed) {
+        if let Some(subscription) = placed.queue.refs_of() {
+            return self.run_visible(subscription, placed);
+        }
         let Some(queue) = self.state.queue(placed.queue) else { return };
         self.ends.insert(placed.queue, placed.first_offset.plus(placed.count.into()));
         for subscription in queue.subscriptions.values() {
@@ -261,11 +268,23 @@ impl Shell {
         self.commits.answer(Answer::new(reply, result));
     }
 
-    /// Sees to it that the subscription is looked at when its next lease or delay ends.
+    /// Sees to it that memory has not too many of the subscription's delays, and that it is looked at when the next
+    /// of them or a lease ends.
     pub(super) fn schedule(&mut self, id: SubscriptionId) {
-        if let Some(due_us) = self.state.subscription(id).and_then(|s| s.delivery.next_due_us()) {
+        let now = self.clock.now();
+        self.spill(id, now);
+        let in_memory = self.state.subscription(id).and_then(|s| s.delivery.next_due_us());
+        let spilled = self.recall_due_us(id, now);
+        if let Some(due_us) = in_memory.into_iter().chain(spilled).min() {
             self.timers.set(Key::Subscription(id), due_us);
         }
+    }
+
+    /// The same for the subscriptions of a queue.
+    pub(super) fn schedule_queue(&mut self, queue: QueueId) {
+        let subscriptions = self.state.queue(queue).map(|queue| queue.subscriptions.values());
+        let ids: Vec<SubscriptionId> = subscriptions.into_iter().flatten().copied().collect();
+        ids.into_iter().for_each(|id| self.schedule(id));
     }
 
     /// The same for every subscription.

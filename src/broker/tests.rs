@@ -1,5 +1,7 @@
 //! The whole broker on a temporary directory, with small segments, reading what memory no longer has.
 
+mod delays;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -48,6 +48,15 @@ impl Finished {
         self.base + self.set
     }
 
+    /// How many offsets below `end` are finished. As quick as few are finished from `end` on.
+    pub fn count_below(&self, end: Offset) -> u64 {
+        let Some(at) = end.0.checked_sub(self.base) else { return end.0 };
+        let word = usize::try_from(at / 64).unwrap_or(usize::MAX).min(self.words.len());
+        let high = |(index, word): (usize, &u64)| if index == 0 { word >> (at % 64) } else { *word };
+        let above = self.words.range(word..).enumerate().map(high);
+        self.count() - above.map(|word| u64::from(word.count_ones())).sum::<u64>()
+    }
+
     pub fn contains(&self, offset: Offset) -> bool {
         match offset.0.checked_sub(self.base) {
             None => true,
@@ -171,6 +180,7 @@ mod tests {
                 let next = (from..).find(|at| !model.contains(at)).unwrap();
                 prop_assert_eq!(finished.next_unfinished(Offset(from)), Offset(next));
                 prop_assert_eq!(finished.contains(Offset(from)), model.contains(&from));
+                prop_assert_eq!(finished.count_below(Offset(from)), model.range(..from).count() as u64);
             }
             let above: Vec<u64> = model.range(finished.floor().0..).copied().collect();
             prop_assert_eq!(runs_of(above.iter().copied().map(Offset)), finished.runs().collect::<Vec<_>>());

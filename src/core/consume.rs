@@ -7,11 +7,12 @@ use super::delivery::LeaseId;
 use super::event::Event;
 use super::retry::GIVING_UP_US;
 use super::runs::runs_of;
-use super::settle::AckToken;
+use super::settle::{AckToken, GivenUp};
 use super::state::{State, Subscription};
 use super::{Decision, dead_letter};
 use crate::clock::Now;
 use crate::ids::Offset;
+use crate::record::meta::DeadLetterReason;
 
 /// One message handed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,13 +75,13 @@ pub fn set_aside(subscription: &Subscription, offsets: &[Offset], due_us: u64, c
 }
 
 /// Takes back what `expired` leases and ended delays hold. The answer is what had its last attempt: it is set aside
-/// until it has moved to the dead-letter queue, which needs its bytes.
+/// until it has moved to the dead-letter queue, which needs its bytes. In order of offset.
 pub fn come_due(
     state: &State,
     subscription: &Subscription,
     expired: Vec<Offset>,
     now: Now,
-) -> Decision<Vec<AckToken>> {
+) -> Decision<Vec<GivenUp>> {
     let due = subscription.delivery.due(now.log_us);
     let gives_up = LazyCell::new(|| gives_up(state, subscription));
     let mut given_up = Vec::new();
@@ -89,7 +90,9 @@ pub fn come_due(
     for (offset, is_lease) in ended.chain(due.into_iter().map(|offset| (offset, false))) {
         let Some(message) = subscription.delivery.outstanding(offset) else { continue };
         let due_us = if subscription.is_exhausted(message) && *gives_up {
-            given_up.push(AckToken { offset, lease: message.lease });
+            let token = AckToken { offset, lease: message.lease };
+            let (reason, error) = (DeadLetterReason::AttemptsExhausted, String::new());
+            given_up.push(GivenUp { token, attempts: message.attempts, reason, error });
             now.log_us + GIVING_UP_US
         } else if is_lease {
             due_in(subscription.backoff_us(offset, message.attempts), now)
@@ -98,6 +101,7 @@ pub fn come_due(
         };
         groups.entry(due_us).or_default().push(offset);
     }
+    given_up.sort_unstable_by_key(|given_up| given_up.token.offset);
     let requeued = |(due_us, offsets)| requeue(subscription, offsets, due_us, true);
     Decision { answer: given_up, events: groups.into_iter().flat_map(requeued).collect() }
 }

@@ -4,11 +4,16 @@
 //!
 //! ```text
 //!   waiting (at or above the cursor) ──lease──▶ leased ──ack──▶ finished
-//!                                         ▲       │
+//!                                         ▲       │                    spilled
+//!                                         │       │                   spill │▲ recall
+//!                                         │       │                         ▼│
 //!                                         │       ├─ retry with delay ─▶ delayed ─due─▶ ready
 //!                                         │       └─ release, expiry ─────────────────▶ ready
 //!                                         └──────────────────────────────────────────────┘
 //! ```
+//! Leased, delayed and ready messages are *outstanding*: they have an entry in memory. Spilled ones have a ref in the
+//! log ([`super::spilled`]) and nothing here: they are what lies below the cursor and is neither finished nor
+//! outstanding.
 //!
 //! Invariants:
 //! 1. Every offset below `finished.floor()` is finished; `outstanding` holds only offsets that are not.
@@ -16,6 +21,7 @@
 //! 3. `deadlines` holds an entry for every leased offset; an entry whose lease is over is stale and skipped, and
 //!    stale ones never outnumber live ones by more than a constant factor.
 //! 4. An offset at or above the cursor was never handed out, so far as the log knows.
+//! 5. Every spilled message is in a run of `spilled`; only damage to the log can break this ([`super::spill`]).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -24,6 +30,7 @@ use rustc_hash::FxHashMap;
 
 use super::bits::Finished;
 use super::runs::{OffsetRun, offsets_of};
+use super::spilled::{Ref, RestOfRun, SpilledRuns};
 use crate::ids::Offset;
 
 /// A lease's identity: the server's run that gave it, and its number there.
@@ -46,7 +53,7 @@ pub enum Phase {
 pub struct Outstanding {
     /// Deliveries that count.
     pub attempts: u32,
-    /// The last lease, over or not.
+    /// The last lease, over or not; 0 if the message was spilled since, older than any.
     pub lease: LeaseId,
     pub phase: Phase,
 }
@@ -61,6 +68,7 @@ pub struct Delivery {
     delayed: BTreeSet<(u64, Offset)>,
     deadlines: BinaryHeap<Reverse<(u64, Offset)>>,
     leased: u64,
+    spilled: SpilledRuns,
 }
 
 impl Delivery {
@@ -74,6 +82,7 @@ impl Delivery {
             delayed: BTreeSet::new(),
             deadlines: BinaryHeap::new(),
             leased: 0,
+            spilled: SpilledRuns::default(),
         }
     }
 
@@ -82,8 +91,9 @@ impl Delivery {
         finished: Finished,
         cursor: Offset,
         outstanding: impl IntoIterator<Item = (Offset, Outstanding)>,
+        spilled: SpilledRuns,
     ) -> Self {
-        let mut delivery = Self { cursor, finished, ..Self::starting_at(Offset(0)) };
+        let mut delivery = Self { cursor, finished, spilled, ..Self::starting_at(Offset(0)) };
         for (offset, entry) in outstanding {
             match entry.phase {
                 Phase::Leased { deadline_us } => {
@@ -98,16 +108,16 @@ impl Delivery {
         delivery
     }
 
-    pub(super) fn finished(&self) -> &Finished {
+    pub fn finished(&self) -> &Finished {
         &self.finished
     }
 
-    pub(super) fn cursor(&self) -> Offset {
+    pub fn cursor(&self) -> Offset {
         self.cursor
     }
 
     /// Everything handed out and not finished, in no order.
-    pub(super) fn all_outstanding(&self) -> impl Iterator<Item = (Offset, &Outstanding)> {
+    pub fn all_outstanding(&self) -> impl Iterator<Item = (Offset, &Outstanding)> {
         self.outstanding.iter().map(|(offset, entry)| (*offset, entry))
     }
 
@@ -124,8 +134,29 @@ impl Delivery {
         self.leased
     }
 
+    /// Messages that wait for a delay.
     pub fn delayed(&self) -> u64 {
-        self.delayed.len() as u64
+        self.delayed.len() as u64 + self.spilled_messages()
+    }
+
+    /// Messages below the cursor that are neither finished nor outstanding.
+    pub fn spilled_messages(&self) -> u64 {
+        self.cursor.0 - self.finished.count_below(self.cursor) - self.outstanding.len() as u64
+    }
+
+    /// Runs of refs in the log.
+    pub fn spilled(&self) -> &SpilledRuns {
+        &self.spilled
+    }
+
+    /// Delayed messages with an entry in memory, by when they are due.
+    pub fn delayed_in_memory(&self) -> &BTreeSet<(u64, Offset)> {
+        &self.delayed
+    }
+
+    /// Messages that wait to be handed out again at once.
+    pub fn ready(&self) -> usize {
+        self.ready.len()
     }
 
     pub fn is_finished(&self, offset: Offset) -> bool {
@@ -223,6 +254,7 @@ impl Delivery {
             self.finished.insert(offset);
         }
         self.drop_stale_deadlines();
+        self.drop_empty_runs();
     }
 
     /// Applies the end of every message below `end`.
@@ -235,6 +267,47 @@ impl Delivery {
         self.finished.raise(end);
         self.cursor = self.cursor.max(end);
         self.drop_stale_deadlines();
+        self.drop_empty_runs();
+    }
+
+    /// Applies a new run in the log: its messages leave memory.
+    pub(super) fn spill(&mut self, place: Offset, refs: &[Ref]) {
+        for entry in refs {
+            self.leave_phase(entry.offset);
+            self.outstanding.remove(&entry.offset);
+        }
+        self.spilled.add(place, refs.first().map_or(0, |entry| entry.due_us));
+        self.drop_stale_deadlines();
+    }
+
+    /// Applies the return of refs from a run, which goes on at `rest` or is used up.
+    pub(super) fn recall(&mut self, place: Offset, rest: Option<RestOfRun>, refs: &[Ref]) {
+        self.spilled.go_on(place, rest);
+        for Ref { due_us, offset, attempts } in refs.iter().copied() {
+            if self.is_spilled(offset) {
+                let (lease, phase) = (LeaseId::default(), Phase::Delayed { due_us });
+                self.outstanding.insert(offset, Outstanding { attempts, lease, phase });
+                self.delayed.insert((due_us, offset));
+            }
+        }
+        self.drop_empty_runs();
+    }
+
+    /// The runs before this place were written.
+    pub(super) fn use_up_runs(&mut self, next: Offset) {
+        self.spilled.use_up(next);
+    }
+
+    /// Whether the message was handed out, and is neither finished nor outstanding.
+    pub fn is_spilled(&self, offset: Offset) -> bool {
+        offset < self.cursor && !self.is_finished(offset) && !self.outstanding.contains_key(&offset)
+    }
+
+    /// Without spilled messages, no ref in a run says anything any more.
+    fn drop_empty_runs(&mut self) {
+        if !self.spilled.is_empty() && self.spilled_messages() == 0 {
+            self.spilled.clear();
+        }
     }
 
     /// Applies the return of outstanding messages: ready now, or delayed until `due_us` (0 = now).

@@ -2,6 +2,7 @@
 
 use super::delivery::LeaseId;
 use super::runs::OffsetRun;
+use super::spilled::{Ref, RestOfRun};
 use super::types::{ProducerStamp, QueueConfig, SubscriptionConfig};
 use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
 use crate::names::{Name, QueueName};
@@ -63,6 +64,22 @@ pub enum Event {
     Cancelled {
         queue: QueueId,
         offset: Offset,
+    },
+    /// Delayed messages have left memory: their refs lie in this event's record, which is found again by its place.
+    Spilled {
+        queue: QueueId,
+        subscription: SubscriptionId,
+        place: Offset,
+        /// In order of their time.
+        refs: Vec<Ref>,
+    },
+    /// Refs of a run have come back, those that still say something; it goes on at `rest`, or is used up.
+    Recalled {
+        queue: QueueId,
+        subscription: SubscriptionId,
+        place: Offset,
+        rest: Option<RestOfRun>,
+        refs: Vec<Ref>,
     },
     /// The server started again: leases go on from here on the log's clock.
     Started {

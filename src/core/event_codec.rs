@@ -3,7 +3,7 @@
 //! A record's header carries the queue's id and, where there is one, the first offset; here is what follows. Numbers
 //! are varints unless a width is given; text has a u16 length; `uid` is 16 bytes; `runs` is a count, then for each
 //! run its first offset (the first as it is, the others as the distance from the end of the run before, zigzag) and
-//! its count; configurations are described in [`config_codec`].
+//! its count; configurations are described in [`config_codec`], `refs` in [`ref_codec`].
 //!
 //! ```text
 //! QueueCreated         uid | flags u8 (1 = holds dead letters) | create_time_us | namespace | queue | config | fields
@@ -17,6 +17,8 @@
 //! DeadLettered         subscription | to queue | to offset | fields             (the offset is in the header)
 //! Purged               fields                                 (the offset behind the last one is in the header)
 //! Cancelled            fields                                                    (the offset is in the header)
+//! Spilled              queue | refs | fields    (the header has the subscription's store of refs, and the place there)
+//! Recalled             subscription | place | flags u8 (1 = it goes on) | if so, position and due_us | refs | fields
 //! Publish              header PRODUCER_STAMP: epoch | sequence | count of the whole request | log_us | id (the rest)
 //! ```
 //! `fields` are tagged values ([`tlv`]) for what later builds add; this build writes none and refuses critical ones.
@@ -24,7 +26,9 @@
 use super::config_codec;
 use super::delivery::LeaseId;
 use super::event::*;
+use super::ref_codec::{self, distance, put_distance};
 use super::runs::OffsetRun;
+use super::spilled::{Ref, RestOfRun};
 use super::types::ProducerStamp;
 use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
 use crate::names::{Name, QueueName};
@@ -119,6 +123,17 @@ pub fn encode(event: &Event) -> Record {
         }
         Event::Purged { queue, end } => (Kind::Purged, *queue, *end),
         Event::Cancelled { queue, offset } => (Kind::Cancelled, *queue, *offset),
+        Event::Spilled { queue, subscription, place, refs } => {
+            out.put_varint(queue.0);
+            ref_codec::put(&mut out, refs);
+            (Kind::Spilled, QueueId::of_refs(*subscription), *place)
+        }
+        Event::Recalled { queue, subscription, place, rest, refs } => {
+            out.put_varint(subscription.0);
+            out.put_varint(place.0);
+            put_rest(&mut out, *rest);
+            (Kind::Recalled, *queue, put_refs(&mut out, refs))
+        }
     };
     Record { kind, flags: 0, queue, offset, headers: Vec::new(), body: Body::Plain(out) }
 }
@@ -174,6 +189,19 @@ pub fn decode(head: &RecordHead<'_>) -> Result<Option<Event>, EventError> {
         },
         Kind::Purged => Event::Purged { queue, end: head.offset },
         Kind::Cancelled => Event::Cancelled { queue, offset: head.offset },
+        Kind::Spilled => Event::Spilled {
+            queue: QueueId(body.varint()?),
+            subscription: queue.refs_of().ok_or(WireError::Invalid { what: "a store of refs" })?,
+            place: head.offset,
+            refs: ref_codec::read(&mut body)?,
+        },
+        Kind::Recalled => Event::Recalled {
+            queue,
+            subscription: subscription(&mut body)?,
+            place: Offset(body.varint()?),
+            rest: rest_of_run(&mut body)?,
+            refs: ref_codec::read(&mut body)?,
+        },
     };
     tlv::check(body.rest(), &[])?;
     Ok(Some(event))
@@ -251,8 +279,7 @@ fn put_runs(out: &mut Vec<u8>, runs: &[OffsetRun]) -> Offset {
     out.put_varint(runs.len() as u64);
     let mut end = 0u64;
     for run in runs {
-        let distance = run.first.0.wrapping_sub(end) as i64;
-        out.put_varint((distance << 1 ^ distance >> 63) as u64);
+        put_distance(out, end, run.first);
         out.put_varint(run.count);
         end = run.first.0 + run.count;
     }
@@ -265,17 +292,34 @@ fn runs(body: &mut Reader<'_>) -> Result<Vec<OffsetRun>, EventError> {
     let mut runs = Vec::new();
     let mut end = 0u64;
     for _ in 0..count {
-        let zigzag = body.varint()?;
-        let distance = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
-        let first = end.wrapping_add(distance as u64);
+        let first = distance(body, end)?;
         let count = body.varint()?;
-        end = first.checked_add(count).filter(|_| count > 0).ok_or(invalid)?;
-        runs.push(OffsetRun { first: Offset(first), count });
+        end = first.0.checked_add(count).filter(|_| count > 0).ok_or(invalid)?;
+        runs.push(OffsetRun { first, count });
     }
     if runs.is_empty() {
         return Err(invalid.into());
     }
     Ok(runs)
+}
+
+/// Writes refs; gives the offset of the first, for the record's header.
+fn put_refs(out: &mut Vec<u8>, refs: &[Ref]) -> Offset {
+    ref_codec::put(out, refs);
+    refs.first().map_or(Offset(0), |entry| entry.offset)
+}
+
+fn put_rest(out: &mut Vec<u8>, rest: Option<RestOfRun>) {
+    out.put_u8(u8::from(rest.is_some()));
+    if let Some(rest) = rest {
+        out.put_varint(rest.position);
+        out.put_varint(rest.due_us);
+    }
+}
+
+fn rest_of_run(body: &mut Reader<'_>) -> Result<Option<RestOfRun>, WireError> {
+    let goes_on = flag(body)?;
+    goes_on.then(|| Ok(RestOfRun { position: body.varint()?, due_us: body.varint()? })).transpose()
 }
 
 fn subscription(body: &mut Reader<'_>) -> Result<SubscriptionId, WireError> {

@@ -27,7 +27,7 @@ fn name() -> impl Strategy<Value = Name> {
 
 fn delivery_event() -> impl Strategy<Value = Event> {
     let ids = (any::<u64>().prop_map(QueueId), any::<u64>().prop_map(SubscriptionId));
-    (ids, runs(), any::<(u64, u32, u64, bool)>(), 0..7u8).prop_map(
+    (ids, runs(), any::<(u64, u32, u64, bool)>(), 0..9u8).prop_map(
         |((queue, subscription), runs, numbers, which)| {
             let (deadline_us, incarnation, number, counted) = numbers;
             match which {
@@ -43,6 +43,21 @@ fn delivery_event() -> impl Strategy<Value = Event> {
                 3 => Event::Requeued { queue, subscription, runs, due_us: deadline_us, counted },
                 4 => Event::Purged { queue, end: runs[0].first },
                 5 => Event::Cancelled { queue, offset: runs[0].first },
+                6 | 7 => {
+                    let (subscription, place) = (SubscriptionId(subscription.0 >> 1), runs[0].first);
+                    let refs = runs.iter().enumerate().map(|(at, run)| Ref {
+                        due_us: number / 2 + at as u64 * run.count,
+                        offset: run.first,
+                        attempts: incarnation,
+                    });
+                    let mut refs: Vec<Ref> = refs.collect();
+                    refs.sort_unstable();
+                    let rest = counted.then_some(RestOfRun { position: number, due_us: deadline_us });
+                    match which {
+                        6 => Event::Spilled { queue, subscription, place, refs },
+                        _ => Event::Recalled { queue, subscription, place, rest, refs },
+                    }
+                }
                 _ => Event::DeadLettered {
                     queue,
                     subscription,
@@ -189,6 +204,10 @@ fn one_of_each() -> Vec<(&'static str, Record)> {
     };
     let parts = StoredParts { meta: Bytes::new(), body: Bytes::from_static(b"body") };
     let deadline_us = 90_000_000;
+    let refs = vec![
+        Ref { due_us: 1_000_000, offset: Offset(70), attempts: 1 },
+        Ref { due_us: 1_000_300, offset: Offset(12), attempts: 300 },
+    ];
     vec![
         ("QueueCreated", encode(&Event::QueueCreated(created))),
         ("QueueDeleted", encode(&Event::QueueDeleted { queue })),
@@ -217,6 +236,17 @@ fn one_of_each() -> Vec<(&'static str, Record)> {
         ),
         ("Purged", encode(&Event::Purged { queue, end: Offset(70_000) })),
         ("Cancelled", encode(&Event::Cancelled { queue, offset: Offset(69_999) })),
+        ("Spilled", encode(&Event::Spilled { queue, subscription, place: Offset(9), refs: refs.clone() })),
+        (
+            "Recalled",
+            encode(&Event::Recalled {
+                queue,
+                subscription,
+                place: Offset(9),
+                rest: Some(RestOfRun { position: 2, due_us: 1_000_400 }),
+                refs,
+            }),
+        ),
     ]
 }
 

@@ -6,13 +6,14 @@
 //! - A queue that was never seen to be made: it is called `recovered-<id>`, in the namespace `default`, with as many
 //!   `~` behind it as it takes if others have that name.
 //! - A name that is given again: its former owner was deleted.
-//! - A gap in ids or in a producer's sequences: they are used up.
+//! - A gap in ids, in a producer's sequences or in the places of runs of refs: they are used up.
 //!
 //! Anything else is to be skipped. A lost ack or lease means that messages are delivered again; nothing is finished
-//! that was not.
+//! that was not. Messages that were handed out may be left without any trace of it: see [`super::spill`].
 
 use super::event::{Event, PublishedRun, QueueCreated, SubscriptionCreated};
 use super::runs::{OffsetRun, offsets_of};
+use super::spilled::Ref;
 use super::state::State;
 use super::types::{ProducerStamp, QueueConfig};
 use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
@@ -39,6 +40,8 @@ pub enum Misfit {
     PublishedAgain { queue: QueueId, first: Offset, next: Offset },
     #[error("producer {:?} of queue {queue} does not go on with sequence {}", stamp.id, stamp.sequence)]
     Sequence { queue: QueueId, stamp: ProducerStamp },
+    #[error("run {got} of the refs of subscription {subscription} is written, but {expected} must come next")]
+    RunPlaces { subscription: SubscriptionId, got: Offset, expected: Offset },
     #[error("message {offset} of subscription {subscription} is leased, but it is finished")]
     FinishedLeased { subscription: SubscriptionId, offset: Offset },
 }
@@ -85,6 +88,17 @@ impl State {
             Event::Cancelled { queue, offset } => {
                 self.queue(*queue).ok_or(Misfit::NoQueue(*queue))?;
                 self.reaches(*queue, Offset(offset.0.saturating_add(1)))
+            }
+            Event::Spilled { queue, subscription, place, refs } => {
+                self.admits_refs(*queue, *subscription, refs)?;
+                let (subscription, got) = (*subscription, *place);
+                let delivery = &self.subscription(subscription).expect("checked above").delivery;
+                let expected = delivery.spilled().next();
+                let places = Misfit::RunPlaces { subscription, got, expected };
+                if got == expected { Ok(()) } else { Err(places) }
+            }
+            Event::Recalled { queue, subscription, refs, .. } => {
+                self.admits_refs(*queue, *subscription, refs)
             }
             Event::Started { .. } => Ok(()),
         }
@@ -143,6 +157,12 @@ impl State {
         self.reaches(queue, Offset(end))
     }
 
+    fn admits_refs(&self, queue: QueueId, subscription: SubscriptionId, refs: &[Ref]) -> Result<(), Misfit> {
+        let last = refs.iter().map(|entry| entry.offset).max();
+        let runs = last.map(|offset| OffsetRun { first: offset, count: 1 });
+        self.admits_runs(queue, subscription, runs.as_slice())
+    }
+
     /// Whether a queue, which exists, has all messages before `end`.
     fn reaches(&self, queue: QueueId, end: Offset) -> Result<(), Misfit> {
         let next = self.queue(queue).expect("the caller has looked").next_offset;
@@ -172,6 +192,9 @@ impl State {
             }
             Misfit::QueueIds { got, expected } if got > expected => self.use_up_queue_ids(got),
             Misfit::SubscriptionIds { got, expected } if got > expected => self.use_up_subscription_ids(got),
+            Misfit::RunPlaces { subscription, got, expected } if got > expected => {
+                self.use_up_runs(subscription, got);
+            }
             Misfit::QueueNameTaken(queue) => self.apply(&Event::QueueDeleted { queue }),
             Misfit::SubscriptionNameTaken { queue, subscription } => {
                 self.apply(&Event::SubscriptionDeleted { queue, subscription });

@@ -10,7 +10,7 @@
 //! 3. Message bodies and metadata never come in here.
 //!
 //! Decisions live by subject: [`admin`], [`publish`], [`consume`], [`settle`], [`retry`],
-//! [`dead_letter`], [`remove`]. [`rebuild`] makes a state of what a log without checkpoints still has.
+//! [`dead_letter`], [`remove`], [`spill`]. [`rebuild`] makes a state of what a log without checkpoints still has.
 
 pub mod admin;
 pub mod bits;
@@ -24,11 +24,14 @@ pub mod misfit;
 pub mod producers;
 pub mod publish;
 pub mod rebuild;
+pub mod ref_codec;
 pub mod remove;
 pub mod retry;
 pub mod runs;
 pub mod settle;
 pub mod snapshot;
+pub mod spill;
+pub mod spilled;
 pub mod state;
 pub mod types;
 

@@ -4,8 +4,11 @@
 //! - its lease is the message's last one, running or over: it counts, since the message was not handed out again;
 //! - the message was handed out again since: stale;
 //! - the message is finished: an ack of it is no error, anything else is stale;
-//! - the log knows no lease of the message (its record was lost in a crash, since leases are not waited for) and the
-//!   message was not handed out since: it counts.
+//! - no lease of the message is known (the record was lost in a crash, since leases are not waited for) and the
+//!   message was not handed out since: it counts;
+//! - the message waits for its delay, spilled, or has come back from there and was not handed out since: which lease
+//!   was its last is not known any more, so any of them counts. An ack finishes it; a retry or a release of a spilled
+//!   one changes nothing, since it waits already.
 
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, HashSet};
@@ -70,6 +73,8 @@ pub struct Settlement {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GivenUp {
     pub token: AckToken,
+    /// Deliveries that counted, as far as they are known.
+    pub attempts: u32,
     pub reason: DeadLetterReason,
     /// What its consumer said last.
     pub error: String,
@@ -92,10 +97,11 @@ pub fn settle(
     let mut given_up = Vec::new();
     let mut outcomes = Vec::with_capacity(endings.len());
     for (place, (token, ending)) in endings.iter().enumerate() {
-        let mut give_up = |reason, error: &String| {
-            given_up.push((place, GivenUp { token: *token, reason, error: error.clone() }));
-        };
         let message = subscription.delivery.outstanding(token.offset);
+        let attempts = message.map_or(1, |message| message.attempts);
+        let mut give_up = |reason, error: &String| {
+            given_up.push((place, GivenUp { token: *token, attempts, reason, error: error.clone() }));
+        };
         let again = !seen.insert(token.offset);
         let settled = match (standing(state, subscription, end, *token), ending) {
             (None, _) => Settled::Invalid,
@@ -110,7 +116,6 @@ pub fn settle(
                         give_up(DeadLetterReason::AttemptsExhausted, error);
                     }
                     Ending::Retry { delay_us, .. } => {
-                        let attempts = message.map_or(1, |message| message.attempts);
                         let policy = || subscription.backoff_us(token.offset, attempts);
                         let due_us = due_in(delay_us.unwrap_or_else(policy), now);
                         retried.entry(due_us).or_default().push(token.offset);

@@ -11,6 +11,8 @@
 //!            id | uid | name | create_time_us | config blob | delivery blob
 //! delivery   floor | finished | cursor | outstanding: count, then in order of offset: offset less that of the one
 //!            before (at first 0), attempts, incarnation and number of the lease, phase
+//!            | place of the next run of refs | runs: count, then in order of place: place less that of the one before
+//!            (at first 0), position, due_us
 //! finished   0 u8 | runs above the floor: distance from the end of the one before (at first the floor), length; a
 //!            distance of 0 ends them
 //!            1 u8 | count | words u64, of which the first has the bit of the floor; whichever form is shorter

@@ -199,6 +199,12 @@ impl State {
                 let subscriptions: Vec<_> = self.queues[queue].subscriptions.values().copied().collect();
                 subscriptions.into_iter().for_each(|id| self.finished(*queue, id, &runs));
             }
+            Event::Spilled { subscription, place, refs, .. } => {
+                self.delivery(*subscription).spill(*place, refs)
+            }
+            Event::Recalled { subscription, place, rest, refs, .. } => {
+                self.delivery(*subscription).recall(*place, *rest, refs);
+            }
             Event::Started { incarnation, log_us } => self.started(*incarnation, *log_us),
         }
     }
@@ -339,6 +345,11 @@ impl State {
     /// The ids before this one were given.
     pub(super) fn use_up_subscription_ids(&mut self, next: SubscriptionId) {
         self.counters.last_subscription = SubscriptionId(next.0 - 1);
+    }
+
+    /// The runs of refs before this one were written.
+    pub(super) fn use_up_runs(&mut self, subscription: SubscriptionId, next: Offset) {
+        self.delivery(subscription).use_up_runs(next);
     }
 
     /// The messages of a queue before `end` were published.

@@ -6,6 +6,7 @@ mod rebuild;
 mod remove;
 mod retry;
 mod snapshot;
+mod spill;
 
 use self::harness::*;
 use super::consume::{self, Handed};

@@ -140,14 +140,16 @@ pub struct Location {
     pub length: u32,
 }
 
-/// A run of messages and where it went.
+/// A run of messages and where it went. A plain record that is to be found again
+/// ([`is_indexed`](crate::record::Kind::is_indexed)) counts as a run of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placed {
     pub queue: QueueId,
     pub first_offset: Offset,
     pub count: u32,
-    /// Bytes of its messages, metadata and bodies.
+    /// Bytes of its messages, metadata and bodies; of the body of a plain record.
     pub bytes: u64,
+    /// 0 for a plain record.
     pub publish_time_us: u64,
     pub location: Location,
 }
@@ -155,15 +157,13 @@ pub struct Placed {
 impl Placed {
     /// The run whose record has this head, if it is one, and lies there.
     fn of(head: &RecordHead<'_>, location: Location) -> Option<Self> {
-        let run = head.run()?;
-        Some(Self {
-            queue: head.queue,
-            first_offset: head.offset,
-            count: run.count,
-            bytes: u64::from(head.length - head.head_len),
-            publish_time_us: run.publish_time_us,
-            location,
-        })
+        let (count, bytes, publish_time_us) = match head.run() {
+            Some(run) => (run.count, u64::from(head.length - head.head_len), run.publish_time_us),
+            None if head.kind.is_indexed() => (1, head.body.len() as u64, 0),
+            None => return None,
+        };
+        let (queue, first_offset) = (head.queue, head.offset);
+        Some(Self { queue, first_offset, count, bytes, publish_time_us, location })
     }
 }
 
@@ -224,7 +224,7 @@ pub struct Replayed<'a> {
 }
 
 impl Replayed<'_> {
-    /// The run, if the record is one, for the [`Index`].
+    /// The run, if the record is one or counts as one, for the [`Index`].
     pub fn placed(&self) -> Option<Placed> {
         Placed::of(&self.head, self.location)
     }

@@ -144,6 +144,20 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// What `take` makes of the plain record at `location`.
+    pub fn read_plain<T>(
+        &self,
+        location: Location,
+        take: impl FnOnce(&RecordHead<'_>) -> T,
+    ) -> Result<T, ReadError> {
+        let file = self.inner.file(location.segment)?;
+        let buffer = read_head(&*file, location)?;
+        let head = RecordHead::decode(&buffer).map_err(|why| damaged(location, why))?;
+        Ok(take(&head))
+    }
+}
+
 fn damaged(location: Location, why: RecordError) -> ReadError {
     ReadError::Damaged { segment: location.segment, position: location.position, why }
 }

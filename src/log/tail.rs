@@ -361,13 +361,14 @@ impl Tail {
 }
 
 fn place(record: &Record, location: Location) -> Option<Placed> {
-    let Body::Run(run) = &record.body else { return None };
-    Some(Placed {
-        queue: record.queue,
-        first_offset: record.offset,
-        count: run.messages.len() as u32,
-        bytes: run.messages.iter().map(|message| (message.meta.len() + message.body.len()) as u64).sum(),
-        publish_time_us: run.publish_time_us,
-        location,
-    })
+    let (count, bytes, publish_time_us) = match &record.body {
+        Body::Run(run) => {
+            let bytes = run.messages.iter().map(|message| (message.meta.len() + message.body.len()) as u64);
+            (run.messages.len() as u32, bytes.sum(), run.publish_time_us)
+        }
+        Body::Plain(body) if record.kind.is_indexed() => (1, body.len() as u64, 0),
+        Body::Plain(_) => return None,
+    };
+    let (queue, first_offset) = (record.queue, record.offset);
+    Some(Placed { queue, first_offset, count, bytes, publish_time_us, location })
 }

@@ -49,6 +49,7 @@ struct ServerFigures {
     records: Counter,
     index_rebuilds: Counter,
     damage: Counter,
+    delays_lost: Counter,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -168,6 +169,10 @@ impl ServerFigures {
                 "forebay_damage_total",
                 "Damaged parts that the start found in the log and passed; what they held is lost",
             ),
+            delays_lost: described_counter(
+                "forebay_delays_lost_total",
+                "Messages delivered early, their attempts not known, since damage took their delays, since the start",
+            ),
         }
     }
 
@@ -192,6 +197,7 @@ impl ServerFigures {
         self.records.absolute(stats.records);
         self.index_rebuilds.absolute(stats.index_rebuilds);
         self.damage.absolute(stats.damage);
+        self.delays_lost.absolute(stats.delays_lost);
     }
 }
 

@@ -166,7 +166,8 @@ impl<'a> RecordHead<'a> {
             _ if head_len != length => return Err(RecordError::Invalid { what: "bytes behind its head" }),
             _ => None,
         };
-        if run.is_some_and(|run| offset.0.checked_add(u64::from(run.count)).is_none()) {
+        let count = run.map_or(u64::from(kind.is_indexed()), |run| u64::from(run.count));
+        if offset.0.checked_add(count).is_none() {
             return Err(RecordError::Invalid { what: "its offsets" });
         }
         Ok(Self { lsn, kind, flags, queue, offset, headers, body, head_len, length, run })

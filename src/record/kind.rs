@@ -30,6 +30,8 @@ pub enum Kind {
     DeadLettered = 68,
     Purged = 69,
     Cancelled = 70,
+    Spilled = 71,
+    Recalled = 72,
 }
 
 /// A number that no kind of record has.
@@ -39,7 +41,7 @@ pub struct UnknownKind(pub u8);
 
 impl Kind {
     /// Every kind there is, in order of its number.
-    pub const ALL: [Kind; 22] = [
+    pub const ALL: [Kind; 24] = [
         Kind::NoOp,
         Kind::ServerStarted,
         Kind::SegmentAdded,
@@ -62,7 +64,14 @@ impl Kind {
         Kind::DeadLettered,
         Kind::Purged,
         Kind::Cancelled,
+        Kind::Spilled,
+        Kind::Recalled,
     ];
+
+    /// Whether a plain record of this kind is found again by its queue and offset, as a message is.
+    pub fn is_indexed(self) -> bool {
+        self == Kind::Spilled
+    }
 }
 
 impl TryFrom<u8> for Kind {

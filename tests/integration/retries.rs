@@ -138,3 +138,33 @@ async fn the_policys_delay_holds_where_the_consumer_names_none() {
     assert_eq!(stats.delayed_messages, 2);
     assert!(pull_from(&mut clients, &own, 3, 0, None).await.is_empty());
 }
+
+/// More of them than a server keeps in memory; it is killed while they wait.
+#[tokio::test]
+async fn delayed_messages_come_back_once_each_after_a_kill() {
+    let (site, server, mut clients) = with_queue().await;
+    let (own, count) = (subscription("q"), 6_000);
+    publish_numbered(&mut clients, "q", count).await;
+    let mut delayed = 0;
+    while delayed < count {
+        let received = pull_from(&mut clients, &own, 1_000, 30, None).await;
+        delayed += received.len();
+        nack(&mut clients, &own, ack_ids(&received), retry(6)).await;
+    }
+    assert_eq!(stats_of(&mut clients, &own).await.delayed_messages, count as u64);
+    server.kill();
+
+    let server = site.start();
+    let mut clients = server.clients();
+    let mut seen = Vec::new();
+    while seen.len() < count {
+        let received = pull_from(&mut clients, &own, 1_000, 60, None).await;
+        assert!(!received.is_empty(), "{} of {count} have come", seen.len());
+        assert!(attempts(&received).iter().all(|attempt| *attempt == 2));
+        seen.extend(offsets(&received));
+        ack(&mut clients, &own, ack_ids(&received)).await;
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, (0..count as u64).collect::<Vec<_>>());
+    assert_eq!(stats_of(&mut clients, &own).await.backlog_messages, 0);
+}

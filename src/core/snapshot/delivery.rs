@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::{SnapshotError, check, invalid, narrow};
 use crate::core::bits::Finished;
 use crate::core::delivery::{Delivery, LeaseId, Outstanding, Phase};
+use crate::core::spilled::{RestOfRun, SpilledRuns};
 use crate::ids::Offset;
 use crate::record::wire::{Put, Reader};
 
@@ -27,6 +28,19 @@ pub fn put(out: &mut Vec<u8>, delivery: &Delivery) {
         put_entry(out, entry);
         before = offset;
     }
+    put_spilled(out, delivery.spilled());
+}
+
+fn put_spilled(out: &mut Vec<u8>, spilled: &SpilledRuns) {
+    out.put_varint(spilled.next().0);
+    out.put_varint(spilled.all().len() as u64);
+    let mut before = Offset(0);
+    for (place, rest) in spilled.all() {
+        out.put_varint(place.0 - before.0);
+        out.put_varint(rest.position);
+        out.put_varint(rest.due_us);
+        before = place;
+    }
 }
 
 /// Reads the delivery of a queue whose next offset is `end`. What is finished may take `words_left` words.
@@ -46,7 +60,21 @@ pub fn read(reader: &mut Reader<'_>, end: Offset, words_left: &mut u64) -> Resul
         check(!finished.contains(offset), "an outstanding message")?;
         outstanding.push((offset, read_entry(reader)?));
     }
-    Ok(Delivery::restored(finished, cursor, outstanding))
+    Ok(Delivery::restored(finished, cursor, outstanding, read_spilled(reader)?))
+}
+
+fn read_spilled(reader: &mut Reader<'_>) -> Result<SpilledRuns, SnapshotError> {
+    let next = Offset(reader.varint()?);
+    let count = reader.varint()?;
+    let mut runs: Vec<(Offset, RestOfRun)> = Vec::new();
+    for _ in 0..count {
+        let before = runs.last().map(|(place, _)| *place);
+        let place = before.unwrap_or_default().0.checked_add(reader.varint()?).map(Offset);
+        let place = place.filter(|place| Some(*place) != before && *place < next);
+        let place = place.ok_or_else(|| invalid("a run of refs"))?;
+        runs.push((place, RestOfRun { position: reader.varint()?, due_us: reader.varint()? }));
+    }
+    Ok(SpilledRuns::restored(next, runs))
 }
 
 fn put_entry(out: &mut Vec<u8>, entry: &Outstanding) {
@@ -188,7 +216,7 @@ mod tests {
     fn finished_in(order: impl Iterator<Item = u64>, floor: u64) -> Delivery {
         let mut finished = Finished::below(Offset(floor));
         order.for_each(|offset| assert!(finished.insert(Offset(offset))));
-        Delivery::restored(finished, Offset(floor), [])
+        Delivery::restored(finished, Offset(floor), [], SpilledRuns::default())
     }
 
     fn decoded(bytes: &[u8], end: u64) -> Result<Delivery, SnapshotError> {
@@ -228,7 +256,7 @@ mod tests {
     /// Each of these would break an invariant of the state, or a later assertion.
     #[test]
     fn what_cannot_be_is_refused() {
-        let good = [70, RUNS, 1, 2, 0, 72, 1, 70, 3, 1, 9, READY];
+        let good = [70, RUNS, 1, 2, 0, 72, 1, 70, 3, 1, 9, READY, 5, 2, 3, 6, 7, 1, 8, 9];
         assert_eq!(decoded(&good, 73).unwrap().floor(), Offset(70));
         let change = |at: usize, to: u8| {
             let mut bad = good;
@@ -243,10 +271,12 @@ mod tests {
         assert_eq!(change(7, 71), Some(invalid("an outstanding message")), "finished");
         assert_eq!(change(7, 72), Some(invalid("an outstanding message")), "finished, at the cursor");
         assert_eq!(change(11, 3), Some(invalid("a phase")));
+        assert_eq!(change(12, 4), Some(invalid("a run of refs")), "behind the end");
+        assert_eq!(change(17, 0), Some(invalid("a run of refs")), "twice");
         let words = |low: u64| {
             let mut bytes = vec![3, WORDS, 1];
             bytes.put_u64(low);
-            bytes.extend_from_slice(&[3, 0]);
+            bytes.extend_from_slice(&[3, 0, 0, 0]);
             decoded(&bytes, 6).map(|delivery| delivery.finished().count())
         };
         assert_eq!(words(0b10111), Ok(4));

@@ -5,13 +5,14 @@ use crate::core::consume::Handed;
 use crate::core::event::Event;
 use crate::core::publish::LaneRun;
 use crate::core::settle::{AckToken, GivenUp, Settlement};
+use crate::core::spill::Survey;
+use crate::core::spilled::Ref;
 use crate::core::state::{State, Subscription};
 use crate::core::types::*;
-use crate::core::{Decision, admin, consume, publish, settle};
+use crate::core::{Decision, admin, consume, publish, settle, spill};
 use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
 use crate::names::{QueueName, SubscriptionName};
 use crate::record::Lane;
-use crate::record::meta::DeadLetterReason;
 
 pub const LEASE_US: u64 = 30_000_000;
 
@@ -143,10 +144,56 @@ impl Shard {
         let expired = self.state.take_expired(id, self.now.log_us);
         let subscription = self.state.subscription(id).unwrap();
         let decision = consume::come_due(&self.state, subscription, expired, self.now);
-        for token in self.enact(decision) {
-            let (reason, error) = (DeadLetterReason::AttemptsExhausted, String::new());
-            self.given_up.push(GivenUp { token, reason, error });
+        let given_up = self.enact(decision);
+        self.given_up.extend(given_up);
+    }
+
+    /// Spills what is more than `refs_max` allows; how many runs there are to it.
+    pub fn spill(&mut self, id: SubscriptionId, refs_max: usize) -> usize {
+        let events = spill::spill(self.state.subscription(id).unwrap(), refs_max);
+        let runs = events.len();
+        self.enact_events(events);
+        runs
+    }
+
+    /// Recalls what is due now, reading runs where they were written; how many refs came back.
+    pub fn recall(&mut self, id: SubscriptionId, refs_max: usize) -> usize {
+        let delivery = &self.state.subscription(id).unwrap().delivery;
+        let Some(mut recall) = spill::recall(delivery, Offset(u64::MAX), self.now, refs_max) else {
+            return 0;
+        };
+        let mut count = 0;
+        for (place, rest) in std::mem::take(&mut recall.runs) {
+            let (refs, rest) = recall.take(&self.run_at(id, place).unwrap(), rest);
+            let event = spill::recalled(self.state.subscription(id).unwrap(), place, &refs, rest);
+            count += refs.len();
+            self.enact_events(event.into_iter().collect());
         }
+        self.come_due(id);
+        count
+    }
+
+    /// The refs of the run that was written last at this place.
+    pub fn run_at(&self, id: SubscriptionId, at: Offset) -> Option<Vec<Ref>> {
+        self.log.iter().rev().find_map(|event| match event {
+            Event::Spilled { subscription, place, refs, .. } if (*subscription, *place) == (id, at) => {
+                Some(refs.clone())
+            }
+            _ => None,
+        })
+    }
+
+    /// Looks through all runs but those that are `lost`, and brings back what is stranded; how much that is.
+    pub fn survey(&mut self, id: SubscriptionId, lost: &[Offset], refs_max: usize) -> u64 {
+        let subscription = self.state.subscription(id).unwrap();
+        let mut survey = Survey::of(&subscription.delivery);
+        for (place, rest) in subscription.delivery.spilled().all().filter(|(place, _)| !lost.contains(place))
+        {
+            survey.note(&self.run_at(id, place).unwrap(), rest);
+        }
+        let stranded = survey.stranded();
+        self.enact_events(spill::bring_back(subscription, &stranded, lost, self.now, refs_max));
+        stranded.iter().map(|run| run.count).sum()
     }
 
     pub fn restart(&mut self, incarnation: u32) {

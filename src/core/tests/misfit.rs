@@ -3,7 +3,7 @@
 use super::*;
 use crate::core::event::Event;
 use crate::core::misfit::{LostMessages, Misfit};
-use crate::ids::QueueId;
+use crate::ids::{QueueId, SubscriptionId};
 
 /// A life with everything in it: queues that go and come again, producers, leases, acks, retries, dead letters.
 fn life() -> Vec<Event> {
@@ -18,11 +18,16 @@ fn life() -> Vec<Event> {
     shard.create_queue("gone").unwrap();
     shard.publish("gone", 2, None).unwrap();
     shard.publish("q", 2, Some(stamp("p", 1, 2))).unwrap();
+    let handed = shard.lease(2);
+    shard.settle(&[(handed[0], retry(Some(7))), (handed[1], retry(Some(8)))]);
+    let id = shard.subscription("q", "default").id;
+    assert_eq!(shard.spill(id, 1), 2);
     let decision = admin::delete_queue(&shard.state, &queue_name("gone")).unwrap();
     shard.enact(decision);
     shard.create_queue("gone").unwrap();
     shard.publish("gone", 1, Some(stamp("p", 7, 1))).unwrap();
     shard.pass(10);
+    assert_eq!(shard.recall(id, 4), 2);
     let handed = shard.lease_from("q", "audit", 5);
     shard.settle_on("q", "audit", &[(handed[4], Ending::Ack), (handed[0], Ending::Release)]);
     let letter = Letter { offset: Offset(2), lane: Lane::default(), bytes: 1 };
@@ -80,6 +85,41 @@ fn any_hole_in_a_life_leaves_a_state_that_finishes_nothing_by_itself() {
             }
             for gap in lost {
                 assert!(gap.first < gap.end, "{gap:?}");
+            }
+        }
+    }
+}
+
+/// Lets all delays and leases end, and leases whatever comes; how many messages come never.
+fn missing(shard: &mut Shard, id: SubscriptionId) -> u64 {
+    shard.now.log_us += 1 << 40;
+    shard.survey(id, &[], 4);
+    loop {
+        shard.come_due(id);
+        shard.recall(id, 4);
+        let subscription = shard.state.subscription(id).unwrap();
+        let end = shard.state.queue(subscription.queue).unwrap().next_offset;
+        let chosen = consume::candidates(subscription, 100, end);
+        if chosen.is_empty() {
+            return subscription.delivery.backlog(end) - subscription.delivery.leased();
+        }
+        let decision = consume::lease(&shard.state, subscription, &chosen, LEASE_US, shard.now);
+        shard.enact(decision);
+    }
+}
+
+#[test]
+fn after_any_hole_every_message_that_is_not_finished_is_delivered() {
+    let events = life();
+    for from in 0..events.len() {
+        for to in from + 1..=events.len() {
+            let (state, _) = replay_without(&events, from..to);
+            let log = [&events[..from], &events[to..]].concat();
+            let mut shard = Shard { state, log, ..Shard::default() };
+            let mut ids: Vec<_> = shard.state.subscription_ids().collect();
+            ids.sort_unstable();
+            for id in ids {
+                assert_eq!(missing(&mut shard, id), 0, "{from}..{to}: subscription {id}");
             }
         }
     }

@@ -24,6 +24,8 @@ type Step = (u8, u64, u64);
 
 /// Gives up early, so that it happens.
 const POLICY: RetryPolicy = RetryPolicy { attempts_max: 2, backoff_us_min: 1_000, backoff_us_max: 90_000 };
+/// Small, so that delays are spilled and come back.
+const REFS_MAX: usize = 3;
 const QUEUES: [&str; 3] = ["q", "r", "s"];
 const SUBSCRIPTIONS: [&str; 2] = ["default", "other"];
 
@@ -132,7 +134,11 @@ impl Walk {
         self.shard.now.wall_us += us % LEASE_US;
         let mut ids: Vec<_> = self.shard.state.subscription_ids().collect();
         ids.sort_unstable();
-        ids.into_iter().for_each(|id| self.shard.come_due(id));
+        for id in ids {
+            self.shard.come_due(id);
+            self.shard.recall(id, REFS_MAX);
+            self.shard.spill(id, REFS_MAX);
+        }
         format!("{:?} {:?}", self.shard.log.last(), self.shard.given_up.drain(..))
     }
 }
@@ -214,6 +220,14 @@ fn example() -> State {
     let acks: Vec<_> =
         handed.iter().filter(|handed| handed.offset.0 % 2 == 1).map(|h| (*h, Ending::Ack)).collect();
     shard.settle(&acks);
+    let id = shard.subscription("q", "default").id;
+    for (index, delay_us) in [(12, 8_000_000), (14, 8_000_000), (16, 8_100_000), (18, 9_000_000), (20, 100)] {
+        shard.settle(&[(handed[index], retry(Some(delay_us)))]);
+    }
+    assert_eq!(shard.spill(id, 2), 1);
+    shard.now.log_us += 8_100_000;
+    shard.now.wall_us += 8_100_000;
+    assert_eq!(shard.recall(id, 10), 1);
     shard.settle(&[(handed[2], retry(Some(7_000_000))), (handed[4], Ending::Release)]);
     let (queue, name) = ("q", "other");
     let other = shard.lease_from(queue, name, 6);
