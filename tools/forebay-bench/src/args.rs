@@ -230,6 +230,9 @@ pub struct RestartArgs {
     /// Bytes of a body
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(0..=8 << 20))]
     pub size: u64,
+    /// Nacks them all before: they wait for their retry in an hour
+    #[arg(long)]
+    pub delayed: bool,
     /// Drops the page cache before each start (writes /proc/sys/vm/drop_caches: needs root)
     #[arg(long)]
     pub cold: bool,

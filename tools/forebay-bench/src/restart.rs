@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use forebay_testkit::subscription;
 use serde_json::json;
 
 use crate::Failure;
@@ -10,6 +11,7 @@ use crate::fill::{batch_of, fill};
 use crate::progress::Progress;
 use crate::report::{Figures, Limit, Report};
 use crate::site::{Site, check, create_queues, queue_names, waiting};
+use crate::take::delay_all;
 
 /// Most milliseconds with a warm page cache, and with a cold one.
 const WARM_MS_MAX: f64 = 200.0;
@@ -22,6 +24,9 @@ pub async fn run(args: &RestartArgs) -> Result<Report, Failure> {
     create_queues(&clients, &names).await?;
     fill(&clients, &names, args.messages, args.size, batch_of(args.size)).await?;
     check("messages that wait", waiting(&clients, &names).await?, args.messages)?;
+    if args.delayed {
+        delay_all(&clients, &subscription(&names[0]), args.messages).await?;
+    }
     drop(clients);
     let progress = Progress::start("restarting", args.runs);
     let mut runs = Vec::new();
@@ -29,7 +34,8 @@ pub async fn run(args: &RestartArgs) -> Result<Report, Failure> {
         runs.push(one(args, &mut site, &names).await?);
         progress.add(1);
     }
-    let settings = json!({ "messages": args.messages, "size": args.size, "cold": args.cold });
+    let settings =
+        json!({ "messages": args.messages, "size": args.size, "delayed": args.delayed, "cold": args.cold });
     let most = if args.cold { COLD_MS_MAX } else { WARM_MS_MAX };
     let limit = (!args.no_verdict).then_some(Limit { figure: "ready_ms", most });
     Ok(Report { command: "restart", settings, runs, limit })

@@ -14,6 +14,11 @@ use crate::progress::Progress;
 /// Leases of the tool: longer than any run.
 pub const LEASE_S: i64 = 12 * 3600;
 
+/// When delayed messages come again: long after the end of any run.
+const RETRY_S: i64 = 3_600;
+/// Most messages that one pull gives.
+const PULL_MAX: u64 = 1_000;
+
 fn seconds(seconds: i64) -> prost_types::Duration {
     prost_types::Duration { seconds, nanos: 0 }
 }
@@ -22,7 +27,7 @@ fn seconds(seconds: i64) -> prost_types::Duration {
 pub async fn pull(clients: &mut Clients, subscription: &str, most: u64) -> Result<Vec<String>, Failure> {
     let request = PullRequest {
         subscription: subscription.to_owned(),
-        max_messages: most.min(1_000) as u32,
+        max_messages: most.min(PULL_MAX) as u32,
         wait: Some(seconds(10)),
         lease: Some(seconds(LEASE_S)),
         ..PullRequest::default()
@@ -55,7 +60,7 @@ pub async fn acknowledge(
 }
 
 /// Ends deliveries, at most 10,000, with a retry after this delay.
-pub async fn delay(
+async fn delay(
     clients: &mut Clients,
     subscription: &str,
     ack_ids: Vec<String>,
@@ -65,6 +70,18 @@ pub async fn delay(
     let entries = ack_ids.into_iter().map(|ack_id| NackEntry { ack_id, ending: ending() }).collect();
     let request = NackRequest { subscription: subscription.to_owned(), entries };
     all_ok(&clients.messages.nack(request).await?.into_inner().results)
+}
+
+/// Leases `count` messages and lets them wait for a retry in an hour.
+pub async fn delay_all(clients: &Clients, subscription: &str, count: u64) -> Result<(), Failure> {
+    let (mut clients, progress) = (clients.clone(), Progress::start("delaying", count));
+    while progress.done() < count {
+        let ack_ids = lease(&mut clients, subscription, PULL_MAX.min(count - progress.done())).await?;
+        let more = ack_ids.len() as u64;
+        delay(&mut clients, subscription, ack_ids, RETRY_S).await?;
+        progress.add(more);
+    }
+    Ok(())
 }
 
 /// Fails if an id's ending was not done.

@@ -155,6 +155,8 @@ fn a_restart_is_measured_and_judged() {
         for run in 0..3 {
             assert!(figure(&report, run, "ready_ms") > figure(&report, run, "recovery_ms"));
         }
+        let delayed = json(&[&small[..], &["--no-verdict", "--delayed"]].concat());
+        assert_eq!(delayed["settings"]["delayed"], true);
         let programs = tempfile::tempdir().unwrap();
         let slow = slow_server(programs.path());
         let output = bench(&[&small[..], &["--server-bin", &slow, "-o", "json"]].concat());

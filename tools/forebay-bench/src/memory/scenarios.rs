@@ -10,7 +10,7 @@ use crate::Failure;
 use crate::fill::{batch_of, fill};
 use crate::progress::Progress;
 use crate::site::{check, create_queues, queue_names, queue_stats, server_stats, waiting};
-use crate::take::{acknowledge, delay, lease, pull_all};
+use crate::take::{acknowledge, delay_all, lease, pull_all};
 
 /// Bodies of the scenarios whose matter is not size.
 const SMALL_BYTES: u64 = 128;
@@ -18,8 +18,6 @@ const SMALL_BYTES: u64 = 128;
 const HELD_MAX: u64 = 10_000;
 /// Most messages that one pull gives.
 const PULL_MAX: u64 = 1_000;
-/// When delayed messages come again: long after the end.
-const RETRY_S: i64 = 3_600;
 /// Messages published, then consumed, behind the one that is stuck.
 const STUCK_CHUNK: u64 = 200_000;
 
@@ -66,15 +64,8 @@ async fn leased_and_delayed(clients: &Clients, names: &[String]) -> Result<(u64,
 
 async fn delayed(clients: &Clients, count: u64) -> Result<(), Failure> {
     let names = one_queue(clients, count).await?;
-    let (mut clients, name) = (clients.clone(), subscription(&names[0]));
-    let progress = Progress::start("delaying", count);
-    while progress.done() < count {
-        let ack_ids = lease(&mut clients, &name, PULL_MAX.min(count - progress.done())).await?;
-        let more = ack_ids.len() as u64;
-        delay(&mut clients, &name, ack_ids, RETRY_S).await?;
-        progress.add(more);
-    }
-    check("messages that are delayed", leased_and_delayed(&clients, &names).await?.1, count)
+    delay_all(clients, &subscription(&names[0]), count).await?;
+    check("messages that are delayed", leased_and_delayed(clients, &names).await?.1, count)
 }
 
 async fn random_acks(clients: &Clients, count: u64) -> Result<(), Failure> {
