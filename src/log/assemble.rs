@@ -5,7 +5,7 @@ use std::io::IoSlice;
 
 use bytes::Bytes;
 
-use super::frame::{FRAME_ALIGN, FRAME_HEADER_BYTES, FrameHeader, salted_hasher};
+use super::frame::{FRAME_HEADER_BYTES, FRAME_TRAILER_BYTES, FrameHeader, salted_hasher};
 use crate::ids::Lsn;
 use crate::record::envelope::encode_head;
 use crate::record::{Body, Record};
@@ -103,11 +103,12 @@ impl Assembler {
         header.count = self.count;
         let (bytes, crc) = header.encode(salt);
         self.buffer[self.lead..self.lead + FRAME_HEADER_BYTES].copy_from_slice(&bytes);
-        let used = FRAME_HEADER_BYTES + self.payload_len;
-        let padding = used.next_multiple_of(FRAME_ALIGN as usize) - used;
+        let length = header.frame_len();
+        let padding = length as usize - FRAME_HEADER_BYTES - self.payload_len - FRAME_TRAILER_BYTES;
         self.buffer.resize(self.buffer.len() + padding, 0);
+        self.buffer.extend_from_slice(&bytes);
         self.close_piece();
-        (crc, (used + padding) as u64)
+        (crc, length)
     }
 
     /// The finished frame with what comes before it, in order, and their length together.

@@ -23,6 +23,11 @@ pub struct LogCounters {
     pub damage: Counter,
     /// Segments taken out of the log since it was opened: nothing in them was needed.
     pub segments_dropped: Counter,
+    /// Files of new segments that were made, and bytes of zeroes written into them.
+    pub segments_created: Counter,
+    pub zero_filled_bytes: Counter,
+    /// Files of new segments that were those of segments that had left.
+    pub segments_recycled: Counter,
     /// Checkpoints written.
     pub checkpoints: Counter,
 }

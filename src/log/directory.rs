@@ -3,7 +3,8 @@
 //! ```text
 //! LOCK         held while a server runs; the text is its process id
 //! IDENTITY     layout below
-//! log/         segments and their index files        packed/      rewritten segments (later)
+//! log/         segments and their index files,       packed/      rewritten segments (later)
+//!              files for new ones
 //! checkpoint/  where starts begin to read        quarantine/  bytes that could not be taken as they were; never deleted
 //! ```
 //! `IDENTITY`, 80 bytes, little-endian: magic `FOREBAYI` | format version u32 | checksum u32 (CRC-32/IEEE over all

@@ -1,9 +1,10 @@
 //! Where the log ends: whether it may end there, and making the end firm.
 //!
 //! Only the last frame can have been in flight, and what lies behind it was found by [`super::salvage`] to hold no later
-//! frame. So the bad frame was torn, or cannot be told from one: its bytes are copied to `quarantine/`, and zeroed only
-//! when the copy is durable, so that they can never be taken for a frame again. If the segment behind has lost its
-//! header and may hold committed frames, the log refuses to open and changes nothing.
+//! frame. If what stands there belongs to the log then the bad frame was torn, or cannot be told from one: its bytes are
+//! copied to `quarantine/`, and zeroed only when the copy is durable, so that they can never be taken for a frame again.
+//! What does not belong to the log is of the file's earlier life, and is written over. If the segment behind has lost
+//! its header and holds committed frames, the log refuses to open and changes nothing.
 //!
 //! Bytes of damage that was passed are copied and stay.
 
@@ -13,11 +14,12 @@ use std::path::PathBuf;
 
 use super::directory::list_if_there;
 use super::error::{FrameFault, LogError};
-use super::frame::{FRAME_ALIGN, FRAME_HEADER_BYTES, FrameHeader};
+use super::frame::FRAME_BYTES_MAX;
 use super::index;
-use super::recovery::{Opened, Recovery, open_listed, open_segment};
-use super::salvage::{Damage, Hole};
-use super::segment::{self, Blank, SEGMENT_HEADER_BYTES};
+use super::recovery::{FIRST_FRAME_AT, Opened, Recovery, open_listed, open_segment};
+use super::salvage::{Damage, Hole, search};
+use super::segment::{self, Blank, Salts};
+use super::tail::Chain;
 use super::window::Window;
 use crate::disk::{Disk, DiskFile, Entry, join};
 use crate::ids::SegmentNumber;
@@ -113,7 +115,7 @@ pub fn settle(recovery: &mut Recovery<'_>, fault: FrameFault) -> Result<Ending, 
     }
     rewrite_last_frame(recovery)?;
     for segment in unlisted {
-        if is_blank(recovery.disk, segment)? {
+        if is_blank_file(recovery.disk, segment, &recovery.salts)? {
             recovery.disk.remove(&segment::path(segment))?;
         } else {
             ending.set_aside.push(set_aside(recovery.disk, segment)?);
@@ -138,54 +140,40 @@ fn judge_blank(
     remains: &mut Vec<Remains>,
 ) -> Result<(), LogError> {
     let segment = opened.current.segment;
-    let end = opened.window.file_len();
-    let start = look(&mut opened.window, 0, end.min(BLANK_BYTES_READ), |_| false)?;
-    if start.used_to.is_none() {
+    if is_blank(&mut opened.window, segment, &recovery.salts, &recovery.chain)? {
         return Ok(());
     }
-    let (next, salt) = (recovery.chain.sequence, opened.header.map(|header| header.salt));
-    // Without the salt no frame can be verified; what looks like a later frame must then be enough to stop.
-    let later = |bytes: &[u8]| {
-        let header = match salt {
-            Some(salt) => FrameHeader::decode(bytes, salt).ok().map(|(header, _)| header),
-            None => FrameHeader::claimed(bytes),
-        };
-        header.is_some_and(|header| header.segment == segment && header.sequence > next)
-    };
-    let seen = look(&mut opened.window, SEGMENT_HEADER_BYTES as u64, end, later)?;
+    let (salt, part) = (recovery.salts.of(segment), FIRST_FRAME_AT..opened.window.file_len());
+    let seen = search(&mut opened.window, segment, Some(salt), &recovery.chain, part)?;
     let ahead = opened.header.is_some_and(|header| header.first_lsn > recovery.chain.lsn);
     let what = if opened.header.is_some() { FrameFault::Missing } else { FrameFault::SegmentHeader };
-    if seen.later || ahead {
+    if seen.later.is_some() || ahead {
         let behind = recovery.current.position;
         let (segment, position) = if ahead { (recovery.current.segment, behind) } else { (segment, 0) };
         return Err(LogError::Corrupt { segment, position, what });
     }
-    let to = seen.used_to.or(start.used_to).expect("something is there");
+    // With nothing but a header to go by, what stands where the first frame would be may be that.
+    let frame_end = FIRST_FRAME_AT + FRAME_BYTES_MAX;
+    let to = seen.used_to.or(seen.filled_to.map(|filled| filled.min(frame_end))).unwrap_or(FIRST_FRAME_AT);
     remains.push(Remains { segment, file: opened.current.file, from: 0, to, what });
     Ok(())
 }
 
-struct Seen {
-    /// A frame stands there that came later than the end.
-    later: bool,
-    /// End of the last block that is not all zero.
-    used_to: Option<u64>,
-}
-
-/// Looks through `from..to` block by block.
-fn look(window: &mut Window, from: u64, to: u64, later: impl Fn(&[u8]) -> bool) -> Result<Seen, LogError> {
-    let mut seen = Seen { later: false, used_to: None };
-    let mut position = from;
-    while position < to {
-        let length = FRAME_ALIGN.min(to - position) as usize;
-        let block = window.get(position, length)?.expect("within the file");
-        if block.iter().any(|byte| *byte != 0) {
-            seen.later |= length >= FRAME_HEADER_BYTES && later(block);
-            seen.used_to = Some(position + length as u64);
-        }
-        position += length as u64;
+/// Whether a segment was not begun: its header and its first frame are written together, at its start. The block of
+/// the header was all zero; what stands behind it may be of the file's earlier life.
+fn is_blank(
+    window: &mut Window,
+    segment: SegmentNumber,
+    salts: &Salts,
+    chain: &Chain,
+) -> Result<bool, LogError> {
+    let end = window.file_len().min(BLANK_BYTES_READ);
+    let header = window.get(0, end.min(FIRST_FRAME_AT) as usize)?.expect("within the file");
+    if header.iter().any(|byte| *byte != 0) {
+        return Ok(false);
     }
-    Ok(seen)
+    let seen = search(window, segment, Some(salts.of(segment)), chain, FIRST_FRAME_AT..end)?;
+    Ok(seen.used_to.is_none() && seen.later.is_none())
 }
 
 /// The files in `log/` that the log does not list. One that continues the log means that its listing was lost.
@@ -207,13 +195,11 @@ fn judge_unlisted(recovery: &Recovery<'_>, entries: &[Entry]) -> Result<Vec<Segm
     Ok(unlisted)
 }
 
-/// Whether nothing was ever written into a segment that is not listed: it was made and its turn had not come. Its
-/// header and its first frame would have been written together, at its start.
-pub fn is_blank(disk: &dyn Disk, segment: SegmentNumber) -> Result<bool, LogError> {
+/// The same of a file, whatever its frames follow: all that verify are of the log.
+pub fn is_blank_file(disk: &dyn Disk, segment: SegmentNumber, salts: &Salts) -> Result<bool, LogError> {
     let file = disk.open(&segment::path(segment))?;
     let mut window = Window::new(file.clone(), file.length()?);
-    let end = window.file_len().min(BLANK_BYTES_READ);
-    Ok(look(&mut window, 0, end, |_| false)?.used_to.is_none())
+    is_blank(&mut window, segment, salts, &Chain::default())
 }
 
 fn highest<'a>(recovery: &Recovery<'_>, entries: impl Iterator<Item = &'a Entry>) -> SegmentNumber {
@@ -299,7 +285,7 @@ fn free_name(disk: &dyn Disk, base: &str) -> Result<String, LogError> {
 pub fn rewrite_last_frame(recovery: &Recovery<'_>) -> Result<(), LogError> {
     let last = recovery.last_frame;
     let end = last.position + last.length;
-    let from = if last.position == SEGMENT_HEADER_BYTES as u64 { 0 } else { last.position };
+    let from = if last.position == FIRST_FRAME_AT { 0 } else { last.position };
     let mut bytes = vec![0; (end - from) as usize];
     let file = &recovery.current.file;
     file.read_at(&mut bytes, from)?;

@@ -7,7 +7,9 @@ use crate::ids::{Lsn, SegmentNumber};
 pub const FRAME_ALIGN: u64 = 4096;
 /// Bytes of a frame before its records.
 pub const FRAME_HEADER_BYTES: usize = 80;
-/// Largest frame, header and padding included.
+/// Bytes of a frame behind its records and padding: its header again.
+pub const FRAME_TRAILER_BYTES: usize = FRAME_HEADER_BYTES;
+/// Largest frame, with all that.
 pub const FRAME_BYTES_MAX: u64 = 16 << 20;
 
 const MAGIC: [u8; 4] = *b"FBfr";
@@ -70,6 +72,12 @@ impl FrameHeader {
         Ok((header, crc))
     }
 
+    /// Reads the header's copy at the end of `block`, which is a frame's last.
+    pub fn decode_trailer(block: &[u8], salt: u64) -> Result<Self, FrameFault> {
+        let from = block.len().saturating_sub(FRAME_TRAILER_BYTES);
+        Self::decode(&block[from..], salt).map(|(header, _)| header)
+    }
+
     /// What looks like a header, without its checksum verified.
     pub fn claimed(bytes: &[u8]) -> Option<Self> {
         if bytes.len() < FRAME_HEADER_BYTES || field(bytes, 4) != MAGIC {
@@ -102,7 +110,7 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 
 /// Bytes that a frame with `payload_len` bytes of records takes in its segment.
 pub fn frame_len(payload_len: u64) -> u64 {
-    (FRAME_HEADER_BYTES as u64 + payload_len).next_multiple_of(FRAME_ALIGN)
+    ((FRAME_HEADER_BYTES + FRAME_TRAILER_BYTES) as u64 + payload_len).next_multiple_of(FRAME_ALIGN)
 }
 
 /// A checksum that knows the segment's salt.
@@ -168,6 +176,6 @@ mod tests {
 
     #[test]
     fn frames_fill_whole_blocks() {
-        assert_eq!((frame_len(1), frame_len(4016), frame_len(4017)), (4096, 4096, 8192));
+        assert_eq!((frame_len(1), frame_len(3936), frame_len(3937)), (4096, 4096, 8192));
     }
 }

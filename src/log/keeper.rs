@@ -2,7 +2,8 @@
 //!
 //! A segment's way out: every message in it is finished, and the older kept checkpoint begins behind it, so no
 //! replay reads it → the writer logs that it is dropped → the older kept checkpoint includes that record, so no start
-//! expects the file → the file is removed → when that is durable, the writer forgets the number.
+//! expects the file → the file loses its name, durably: nobody can open it any more → the writer forgets the number. A
+//! file that somebody has open still is unlinked; the others go to the [`Supply`] of new segments.
 //!
 //! A full disk is no failure here: what could not be written is tried again at the next occasion. Any other error
 //! stops the log.
@@ -15,6 +16,7 @@ use std::thread::JoinHandle;
 use super::checkpoint::{self, Kept, Mark};
 use super::counters::LogCounters;
 use super::error::LogError;
+use super::supply::Supply;
 use super::writer::{Inbox, Upkeep};
 use super::{Index, LogEvent, OnEvent, Reader, segment};
 use crate::disk::Disk;
@@ -56,6 +58,7 @@ pub struct House {
     pub inbox: Arc<Inbox>,
     pub on_event: OnEvent,
     pub counters: Arc<LogCounters>,
+    pub supply: Arc<Supply>,
     /// Oldest first.
     pub kept: Vec<Kept>,
 }
@@ -109,6 +112,9 @@ impl House {
             Job::Sealed => unless_full(self.index.write_sealed()).map(drop),
             Job::Checkpoint(checkpoint) => {
                 let written = unless_full(self.checkpoint(checkpoint))?;
+                if written.is_none() {
+                    self.supply.give_up()?;
+                }
                 (self.on_event)(LogEvent::CheckpointEnded { written: written.is_some() });
                 Ok(())
             }
@@ -131,15 +137,25 @@ impl House {
         if segments.is_empty() {
             return Ok(());
         }
+        let mut free = Vec::new();
         for segment in &segments {
-            for path in [segment::path(*segment), segment::index_path(*segment)] {
-                if self.disk.exists(&path)? {
-                    self.disk.remove(&path)?;
-                }
+            let (path, index_path) = (segment::path(*segment), segment::index_path(*segment));
+            if self.disk.exists(&index_path)? {
+                self.disk.remove(&index_path)?;
+            }
+            if self.disk.exists(&path)? {
+                self.disk.rename(&path, &segment::free_path(*segment))?;
+                free.push(*segment);
             }
         }
-        self.reader.close(&segments);
+        self.index.wait_for_opening();
+        let in_use = self.reader.close(&segments);
+        let (in_use, free): (Vec<_>, Vec<_>) = free.into_iter().partition(|segment| in_use.contains(segment));
+        for segment in in_use {
+            self.disk.remove(&segment::free_path(segment))?;
+        }
         self.disk.sync_dir("log")?;
+        self.supply.give(free)?;
         self.inbox.keep_up(Upkeep::Forget(segments));
         Ok(())
     }

@@ -12,20 +12,21 @@
 //! All numbers are little-endian. A data directory is described in [`directory`], records in
 //! [`crate::record::envelope`], the log's own records in [`system`].
 //!
-//! **Segment** `log/%020d.seg`: a file of fixed length, zero-filled; a header of 4,096 bytes, then frames.
+//! **Segment** `log/%020d.seg`: a file of fixed length; a header of 4,096 bytes, then frames. What stands behind the
+//! last frame may be of the file's earlier life as another segment: see [`supply`].
 //! ```text
 //!   0 magic "FOREBAYS"                    48 node uid of the run that began it, 16 bytes
 //!   8 format version u32 (1)              64 shard u32, then 4 bytes of 0
 //!  12 crc u32: CRC-32/IEEE over the       72 epoch u64
 //!     block without these four bytes      80 segment number u64
-//!  16 features to ignore u64              88 salt u64: random and secret
+//!  16 features to ignore u64              88 salt u64: secret, see [`segment`]
 //!  24 features to refuse u64              96 LSN of the first record u64
 //!  32 cluster uid, 16 bytes              104 encryption key id, 32 bytes (0: none); 0 to the end
 //! ```
 //! Magic, version and crc stay where they are in every version.
 //!
-//! **Frame**, one group commit: begins at a multiple of 4,096, is padded with zeroes to the next, has at most 16 MiB
-//! and never leaves its segment.
+//! **Frame**, one group commit: begins at a multiple of 4,096, has at most 16 MiB and never leaves its segment. Its
+//! last 80 bytes, right before a multiple of 4,096, are its header again; between them and the payload are zeroes.
 //! ```text
 //!   0 crc u32: salted, over 4..80         24 LSN of its first record u64
 //!   4 magic "FBfr"                        32 epoch u64, never falling
@@ -70,6 +71,7 @@ mod salvage;
 mod segment;
 mod set;
 mod spare;
+mod supply;
 mod system;
 mod tail;
 mod window;

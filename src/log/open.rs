@@ -12,9 +12,10 @@ use super::error::LogError;
 use super::keeper::{House, Job, Keeper};
 use super::reader::Reader;
 use super::recovery::Recovery;
-use super::segment::{self, Blank};
+use super::segment::{Blank, Salts};
 use super::set::SegmentSet;
 use super::spare::SpareMaker;
+use super::supply::Supply;
 use super::system::{SegmentAdded, ServerStarted};
 use super::tail::{self, Blanks, Chain, Current, Room, Tail};
 use super::writer::{Inbox, Writer};
@@ -36,7 +37,8 @@ pub fn open(
     let directory = directory::take(&*disk)?;
     let counters = Arc::<LogCounters>::default();
     let index = Index::new(disk.clone(), counters.clone());
-    let mut direct = Direct { disk: &*disk, segment_bytes: options.segment_bytes, wanted: None };
+    let supply = Arc::new(Supply::new(disk.clone(), options.segment_bytes, counters.clone()));
+    let mut direct = Direct { disk: &*disk, supply: &supply, wanted: None };
     let (mut tail, report, kept) = if directory.fresh {
         let (tail, report) = begin(&directory, options, &mut direct, &index, &counters)?;
         (tail, report, Vec::new())
@@ -60,13 +62,14 @@ pub fn open(
         inbox: inbox.clone(),
         on_event: on_event.clone(),
         counters: counters.clone(),
+        supply: supply.clone(),
         kept,
     };
     let keeper = Keeper::start(house).map_err(no_thread)?;
     // Segments that were sealed before this start may lack their index files.
     keeper.give(Job::Sealed);
     let wake = Box::new(move || waker.spare_ready());
-    let spares = SpareMaker::start(disk.clone(), options.segment_bytes, wake).map_err(no_thread)?;
+    let spares = SpareMaker::start(supply, wake).map_err(no_thread)?;
     let closer = spares.closer();
     let writer = Writer {
         inbox: inbox.clone(),
@@ -96,7 +99,7 @@ pub fn open(
 /// Makes files where they are needed, while there is no helper yet.
 struct Direct<'a> {
     disk: &'a dyn Disk,
-    segment_bytes: u64,
+    supply: &'a Supply,
     wanted: Option<SegmentNumber>,
 }
 
@@ -107,8 +110,8 @@ impl Blanks for Direct<'_> {
 
     fn wait(&mut self) -> Result<Blank, LogError> {
         let segment = self.wanted.expect("a file was asked for");
-        let made = segment::prepare(self.disk, segment, self.segment_bytes, &AtomicBool::new(false))?;
-        Ok(made.expect("nobody stops it"))
+        let prepared = self.supply.prepare(segment, &AtomicBool::new(false))?;
+        Ok(prepared.expect("nobody stops it"))
     }
 
     fn starved(&self) -> bool {
@@ -138,10 +141,12 @@ fn begin(
         OpenReport { incarnation: 1, node: Uid::random(), fresh: true, segments: 1, ..OpenReport::default() };
     let mut set = SegmentSet::default();
     set.add(listing);
+    let salts = Salts::new(&directory.identity.mac_key);
     let mut tail = Tail {
         cluster: directory.identity.cluster,
         node: report.node,
-        current: Current::blank(blank),
+        current: Current::blank(blank, &salts),
+        salts,
         listed: Default::default(),
         unlisted: None,
         wanted: false,
@@ -181,12 +186,14 @@ fn resume(
     let checkpoint = mark.as_ref().map(|mark| mark.lsn);
     // On a full disk this gives what making the end firm may need.
     checkpoint::release_reserve(direct.disk)?;
-    let (mut recovery, fault) = Recovery::run(direct.disk, cluster, mark, machine, index)?;
+    let salts = Salts::new(&directory.identity.mac_key);
+    let (mut recovery, fault) = Recovery::run(direct.disk, cluster, salts, mark, machine, index)?;
     let mut ending = ending::settle(&mut recovery, fault)?;
     for name in &found.damaged {
         ending.set_aside.push(checkpoint::set_aside(direct.disk, name)?);
     }
     checkpoint::remove_temps(direct.disk)?;
+    direct.supply.take_up()?;
     let report = OpenReport {
         incarnation: next_incarnation(&recovery),
         node: Uid::random(),
@@ -208,6 +215,7 @@ fn resume(
         cluster,
         node: report.node,
         current: recovery.current,
+        salts: recovery.salts,
         listed: ending.blanks.into(),
         unlisted: None,
         wanted: false,

@@ -3,7 +3,7 @@
 //! A run's head comes first, with as much behind it as one small read brings; a second read fetches what is missing
 //! of the messages that are wanted. Messages share the buffer they were read into.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use bytes::Bytes;
 
@@ -29,8 +29,15 @@ pub struct Reader {
 #[derive(Debug)]
 struct Inner {
     disk: Arc<dyn Disk>,
+    files: Mutex<Files>,
+}
+
+#[derive(Debug, Default)]
+struct Files {
     /// Most recently used last.
-    files: Mutex<Vec<(SegmentNumber, Arc<dyn DiskFile>)>>,
+    open: Vec<(SegmentNumber, Arc<dyn DiskFile>)>,
+    /// No longer kept open here, but maybe still being read.
+    let_go: Vec<(SegmentNumber, Weak<dyn DiskFile>)>,
 }
 
 /// A message as it was read.
@@ -91,9 +98,15 @@ impl Reader {
         Self { inner: Arc::new(Inner { disk, files: Mutex::default() }) }
     }
 
-    /// Closes the files of segments that have left: as long as one is open its space is taken.
-    pub(super) fn close(&self, segments: &[SegmentNumber]) {
-        self.inner.lock().retain(|(segment, _)| !segments.contains(segment));
+    /// Closes the files of segments that have left and lost their names: as long as one is open its space is taken.
+    /// Gives those that are still being read; nobody will read the others any more.
+    pub(super) fn close(&self, segments: &[SegmentNumber]) -> Vec<SegmentNumber> {
+        let mut files = self.inner.lock();
+        while let Some(at) = files.open.iter().position(|(segment, _)| segments.contains(segment)) {
+            files.let_go(at);
+        }
+        let in_use = files.let_go.iter().filter(|(_, file)| file.strong_count() > 0);
+        in_use.map(|(segment, _)| *segment).filter(|segment| segments.contains(segment)).collect()
     }
 
     /// Reads `count` messages of the run at `location`, or as many as there are, from its message `first` on. Stops
@@ -199,24 +212,56 @@ fn span(entries: &[RunEntry]) -> Option<(u32, u32)> {
     Some((first.position, last.position + last.len()))
 }
 
+impl Files {
+    /// Keeps the file at `at` open no longer than it is being read.
+    fn let_go(&mut self, at: usize) {
+        let (segment, file) = self.open.remove(at);
+        self.let_go.retain(|(_, file)| file.strong_count() > 0);
+        self.let_go.push((segment, Arc::downgrade(&file)));
+    }
+}
+
 impl Inner {
-    /// The files that are kept open.
-    fn lock(&self) -> MutexGuard<'_, Vec<(SegmentNumber, Arc<dyn DiskFile>)>> {
+    fn lock(&self) -> MutexGuard<'_, Files> {
         self.files.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn file(&self, segment: SegmentNumber) -> Result<Arc<dyn DiskFile>, DiskError> {
         let mut files = self.lock();
-        if let Some(at) = files.iter().rposition(|(open, _)| *open == segment) {
-            let used = files.remove(at);
-            files.push(used);
+        if let Some(at) = files.open.iter().rposition(|(open, _)| *open == segment) {
+            files.open[at..].rotate_left(1);
         } else {
+            // Under the lock, so that a file that has lost its name is closed for good.
             let file = self.disk.open(&segment::path(segment))?;
-            if files.len() == OPEN_FILES_MAX {
-                files.remove(0);
+            if files.open.len() == OPEN_FILES_MAX {
+                files.let_go(0);
             }
-            files.push((segment, file));
+            files.open.push((segment, file));
         }
-        Ok(files.last().expect("one was just put there").1.clone())
+        Ok(files.open.last().expect("one was just put there").1.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::RealDisk;
+
+    #[test]
+    fn files_that_are_read_are_told_though_they_are_no_longer_kept_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Arc::new(RealDisk::new(dir.path()));
+        disk.create_dir("log").unwrap();
+        let segments: Vec<SegmentNumber> = (1..=OPEN_FILES_MAX as u64 + 2).map(SegmentNumber).collect();
+        segments.iter().for_each(|segment| drop(disk.create(&segment::path(*segment)).unwrap()));
+        let reader = Reader::new(disk);
+        let held: Vec<_> = segments[..3].iter().map(|segment| reader.inner.file(*segment).unwrap()).collect();
+        segments[3..].iter().for_each(|segment| drop(reader.inner.file(*segment).unwrap()));
+        let kept: Vec<u64> = reader.inner.lock().open.iter().map(|(segment, _)| segment.0).collect();
+        assert_eq!(kept, (3..=OPEN_FILES_MAX as u64 + 2).collect::<Vec<_>>());
+        assert_eq!(reader.close(&[1, 3, 4].map(SegmentNumber)), [1, 3].map(SegmentNumber));
+        drop(held);
+        assert_eq!(reader.close(&segments), []);
+        assert!(reader.inner.lock().open.is_empty());
     }
 }

@@ -15,7 +15,7 @@ use super::checkpoint::{Mark, ReplayStart};
 use super::error::{FrameFault, LogError};
 use super::frame::{FRAME_HEADER_BYTES, FrameHeader, salted};
 use super::salvage::Hole;
-use super::segment::{self, FORMAT_VERSION, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentHeaderError};
+use super::segment::{self, FORMAT_VERSION, SEGMENT_HEADER_BYTES, Salts, SegmentHeader, SegmentHeaderError};
 use super::set::SegmentSet;
 use super::system::{SegmentAdded, SegmentsDropped, ServerStarted};
 use super::tail::{Chain, Current};
@@ -31,6 +31,7 @@ pub const FIRST_FRAME_AT: u64 = SEGMENT_HEADER_BYTES as u64;
 pub struct Recovery<'a> {
     pub disk: &'a dyn Disk,
     pub cluster: Uid,
+    pub salts: Salts,
     pub chain: Chain,
     /// Where the log is being read, and where its next frame would be.
     pub current: Current,
@@ -55,7 +56,7 @@ pub struct Recovery<'a> {
     pub holes: Vec<Hole>,
     /// Records lost since the last start that was read: so many starts may be among them.
     pub starts_lost: u64,
-    /// End of what is not all zero behind the last good frame, where no frame followed.
+    /// End of what belongs to the log behind the last good frame, where no good one followed.
     pub used_to: Option<u64>,
 }
 
@@ -92,12 +93,13 @@ impl<'a> Recovery<'a> {
     pub fn run(
         disk: &'a dyn Disk,
         cluster: Uid,
+        salts: Salts,
         checkpoint: Option<Mark>,
         machine: &mut dyn StateMachine,
         index: &Index,
     ) -> Result<(Self, FrameFault), LogError> {
         let mark = checkpoint.map_or_else(|| beginning(disk, cluster), Ok)?;
-        let mut recovery = Self::at(disk, cluster, mark)?;
+        let mut recovery = Self::at(disk, cluster, salts, mark)?;
         let sealed = recovery.set.members().filter(|member| member.segment < recovery.start.segment);
         sealed.for_each(|member| index.add_sealed(member.segment));
         index.begin(recovery.start.segment);
@@ -117,7 +119,7 @@ impl<'a> Recovery<'a> {
         }
     }
 
-    fn at(disk: &'a dyn Disk, cluster: Uid, mark: Mark) -> Result<Self, LogError> {
+    fn at(disk: &'a dyn Disk, cluster: Uid, salts: Salts, mark: Mark) -> Result<Self, LogError> {
         let segment = mark.start.segment;
         let listed = mark.set.members().find(|member| member.segment == segment);
         let listed = listed.unwrap_or(SegmentAdded { segment, bytes: 0 });
@@ -134,6 +136,7 @@ impl<'a> Recovery<'a> {
         Ok(Self {
             disk,
             cluster,
+            salts,
             chain: mark.start.chain,
             current: opened.current,
             listed: mark.set.members().filter(|member| member.segment > segment).collect(),

@@ -5,6 +5,17 @@
 //! with a later sequence number follows in the same segment (its header passes the salted checksum, at a multiple of
 //! 4,096), or if a later segment has a header that begins behind the records read so far. Else this is the log's end.
 //!
+//! # What belongs to the log
+//! A segment's file may have been another's before, see [`super::supply`]: what stands behind the last good frame may
+//! be of its earlier life, in which no frame has this segment's salt. So bytes there belong to the log if a frame's
+//! header, at the start of a block, or its copy, at the end of one, passes the salted checksum and has no earlier
+//! sequence number than the next frame.
+//! - Header and copy lie in different sectors. So a frame that was written whole is known as one of the log's though
+//!   any one sector of it is lost, zeroed or old, and though any bits outside of one of the two are flipped.
+//! - A frame that was never finished, of which the disk has neither, leaves nothing to be told from what was there.
+//!   Nor does one that was finished, and lost both: no frame behind it is lost with it.
+//! - Nobody but the log can write such bytes: clients do not know the salt.
+//!
 //! # What is taken
 //! Of a frame whose header is good, the records before the first whose own head fails its checksum. Damage to a
 //! message's bytes costs that message alone, and is seen when it is read. Frames without a good header are lost, and so
@@ -14,6 +25,7 @@
 //! Damaged bytes stay where they are until their segment leaves the log; a copy is in `quarantine/`. A segment whose
 //! listing was lost is taken for listed.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -62,39 +74,48 @@ pub struct Hole {
 
 /// What a search found.
 #[derive(Debug, Default)]
-struct Seen {
+pub struct Seen {
     /// The first frame that came later, and where it stands.
-    later: Option<(u64, FrameHeader)>,
-    /// End of the last block before it that is not all zero.
-    used_to: Option<u64>,
+    pub later: Option<(u64, FrameHeader)>,
+    /// End of what belongs to the log, or may do so because there is no salt.
+    pub used_to: Option<u64>,
+    /// End of the last block that is not all zero. This and `used_to` are of what lies before the later frame.
+    pub filled_to: Option<u64>,
 }
 
-/// Looks for the first frame from `from` on that came later than `chain` stands; without a salt none can be known.
-fn search(
+/// Looks in a part of a segment for the first frame that came later than `chain` stands; without a salt none can be
+/// known.
+pub fn search(
     window: &mut Window,
     segment: SegmentNumber,
     salt: Option<u64>,
     chain: &Chain,
-    from: u64,
+    part: Range<u64>,
 ) -> Result<Seen, LogError> {
-    let mut seen = Seen::default();
-    let mut position = from;
-    while position < window.file_len() {
-        let length = FRAME_ALIGN.min(window.file_len() - position) as usize;
-        let block = window.get(position, length)?.expect("within the file");
+    let (mut seen, file_len) = (Seen::default(), window.file_len());
+    let ours = |header: &FrameHeader| header.segment == segment && header.sequence >= chain.sequence;
+    let mut position = part.start;
+    while position < part.end {
+        let length = FRAME_ALIGN.min(file_len - position);
+        let block = window.get(position, length as usize)?.expect("within the file");
         if block.iter().any(|byte| *byte != 0) {
+            let end = position + length;
+            seen.filled_to = Some(end);
             let header = salt.and_then(|salt| FrameHeader::decode(block, salt).ok());
-            if let Some((header, _)) = header
-                && header.segment == segment
+            let header = header.map(|(header, _)| header).filter(ours);
+            if let Some(header) = header
                 && header.sequence > chain.sequence
                 && header.first_lsn > chain.lsn
             {
                 seen.later = Some((position, header));
                 return Ok(seen);
             }
-            seen.used_to = Some(position + length as u64);
+            let frame_end = header.map(|header| (position + header.frame_len()).min(file_len));
+            let trailer = salt.and_then(|salt| FrameHeader::decode_trailer(block, salt).ok()).filter(ours);
+            let used_to = frame_end.or((trailer.is_some() || salt.is_none()).then_some(end));
+            seen.used_to = seen.used_to.max(used_to);
         }
-        position += length as u64;
+        position += length;
     }
     Ok(seen)
 }
@@ -111,7 +132,8 @@ impl Recovery<'_> {
         let Current { segment, position, salt, .. } = self.current;
         let headless = position == 0;
         let salt = (!headless).then_some(salt);
-        let seen = search(&mut self.window, segment, salt, &self.chain, position)?;
+        let end = self.window.file_len();
+        let seen = search(&mut self.window, segment, salt, &self.chain, position..end)?;
         self.used_to = seen.used_to;
         let what = if headless { FrameFault::SegmentHeader } else { fault };
         if let Some((to, next)) = seen.later {
@@ -120,10 +142,10 @@ impl Recovery<'_> {
             self.current.position = to;
             return Ok(true);
         }
-        match self.next_readable()? {
-            Some((lost, opened)) => self.enter_behind(what, lost, opened, machine, index),
-            None => Ok(false),
-        }
+        let Some((lost, opened)) = self.next_readable()? else { return Ok(false) };
+        // If no segment behind was lost then records were lost here, and everything is kept of what is there.
+        let hole_to = if lost.is_empty() { seen.filled_to.or(Some(position)) } else { seen.used_to };
+        self.enter_behind(what, hole_to, lost, opened, machine, index)
     }
 
     /// Takes segments for listed that begin behind the records read so far: their listing was lost.
@@ -167,7 +189,8 @@ impl Recovery<'_> {
             }
             if header.first_lsn == self.chain.lsn && next.is_none() {
                 let salt = Some(header.salt);
-                let seen = search(&mut opened.window, listed.segment, salt, &self.chain, FIRST_FRAME_AT)?;
+                let part = FIRST_FRAME_AT..opened.window.file_len();
+                let seen = search(&mut opened.window, listed.segment, salt, &self.chain, part)?;
                 if seen.later.is_some() {
                     return Ok(Some((lost, opened)));
                 }
@@ -177,10 +200,11 @@ impl Recovery<'_> {
         Ok(None)
     }
 
-    /// Goes on in a later segment, past `lost` ones.
+    /// Goes on in a later segment, past what is damaged here, up to `hole_to`, and past `lost` segments.
     fn enter_behind(
         &mut self,
         what: FrameFault,
+        hole_to: Option<u64>,
         lost: Vec<Opened>,
         mut opened: Opened,
         machine: &mut dyn StateMachine,
@@ -188,8 +212,7 @@ impl Recovery<'_> {
     ) -> Result<bool, LogError> {
         let first_lsn = opened.header.expect("its header is good").first_lsn;
         if first_lsn > self.chain.lsn {
-            if self.used_to.is_some() || lost.is_empty() {
-                let to = self.used_to.unwrap_or(self.current.position);
+            if let Some(to) = hole_to {
                 self.hole(to, what, first_lsn, machine, index)?;
             }
             for lost in lost {
@@ -244,7 +267,8 @@ impl Recovery<'_> {
     /// A listed segment without a good header.
     fn lose(&mut self, mut lost: Opened, next: Lsn) -> Result<(), LogError> {
         let Current { segment, ref file, .. } = lost.current;
-        let seen = search(&mut lost.window, segment, None, &self.chain, 0)?;
+        let end = lost.window.file_len();
+        let seen = search(&mut lost.window, segment, None, &self.chain, 0..end)?;
         self.note_hole(Hole {
             segment,
             file: file.clone(),

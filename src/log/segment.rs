@@ -1,11 +1,10 @@
-//! Segments: their header (layout in the header of [`super`]), their names, and how their files are made.
+//! Segments: their header (layout in the header of [`super`]), their names and their salts.
 
-use std::io::IoSlice;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::error::LogError;
-use crate::disk::{Disk, DiskError, DiskFile};
+use siphasher::sip::SipHasher24;
+
+use crate::disk::DiskFile;
 use crate::ids::{Lsn, SegmentNumber, Uid};
 use crate::record::wire::{Put, Reader, WireError};
 
@@ -20,7 +19,6 @@ pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
 const MAGIC: [u8; 8] = *b"FOREBAYS";
 const CRC_AT: usize = 12;
-const ZERO_FILL_BYTES: usize = 1 << 20;
 
 /// A segment's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +39,30 @@ pub struct SegmentHeader {
     pub first_lsn: Lsn,
     /// Names the key that the frames are encrypted with; zero: they are not.
     pub encryption_key: [u8; 32],
+}
+
+/// Gives every segment its salt: SipHash-2-4 of its number under the second 16 bytes of the data directory's key. So
+/// the salt is as secret as the key, and known without the segment's header: frames can be told from what else stands
+/// in a file even where that header is lost.
+#[derive(Clone)]
+pub struct Salts {
+    hasher: SipHasher24,
+}
+
+impl std::fmt::Debug for Salts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Salts")
+    }
+}
+
+impl Salts {
+    pub fn new(key: &[u8; 32]) -> Self {
+        Self { hasher: SipHasher24::new_with_key(key.last_chunk().expect("32 bytes hold 16")) }
+    }
+
+    pub fn of(&self, segment: SegmentNumber) -> u64 {
+        self.hasher.hash(&segment.0.to_le_bytes())
+    }
 }
 
 /// Why a block is not a segment's header.
@@ -151,55 +173,23 @@ pub fn is_temp_name(name: &str) -> bool {
     name.strip_suffix(".tmp").is_some_and(|name| parse_name(name).is_some())
 }
 
-/// A segment's file, full of zeroes, whose name is durable.
+/// The path of the file of a segment that has left, while it waits to become another's.
+pub fn free_path(segment: SegmentNumber) -> String {
+    format!("log/{:020}.free", segment.0)
+}
+
+/// The segment whose file has this name in `log/` while it waits to become another's.
+pub fn parse_free_name(name: &str) -> Option<SegmentNumber> {
+    parse_name(&format!("{}.seg", name.strip_suffix(".free")?))
+}
+
+/// A segment's file that was not begun: the block of its header is zero, and its name is durable.
 #[derive(Clone, Debug)]
 pub struct Blank {
     pub segment: SegmentNumber,
     pub file: Arc<dyn DiskFile>,
     /// Bytes of the file.
     pub bytes: u64,
-}
-
-/// Makes a segment's file; `None` if `stop` was set meanwhile. Leaves nothing behind on failure, as far as the disk
-/// lets it.
-pub fn prepare(
-    disk: &dyn Disk,
-    segment: SegmentNumber,
-    bytes: u64,
-    stop: &AtomicBool,
-) -> Result<Option<Blank>, LogError> {
-    let temp = temp_path(segment);
-    let file = disk.create(&temp)?;
-    match fill(&*file, bytes, stop) {
-        Ok(true) => {}
-        // A failed allocation can leave a file that has grown; the space must not stay taken.
-        other => {
-            let removed = disk.remove(&temp);
-            other?;
-            removed?;
-            return Ok(None);
-        }
-    }
-    disk.rename(&temp, &path(segment))?;
-    disk.sync_dir("log")?;
-    Ok(Some(Blank { segment, file, bytes }))
-}
-
-fn fill(file: &dyn DiskFile, bytes: u64, stop: &AtomicBool) -> Result<bool, DiskError> {
-    file.allocate(bytes)?;
-    let zeroes = vec![0; ZERO_FILL_BYTES.min(bytes as usize)];
-    let mut position = 0;
-    while position < bytes {
-        if stop.load(Ordering::Relaxed) {
-            return Ok(false);
-        }
-        let length = (bytes - position).min(zeroes.len() as u64);
-        file.write_at(&mut [IoSlice::new(&zeroes[..length as usize])], position)?;
-        // Piece by piece, so that commits never wait behind a whole segment of dirty pages.
-        file.sync_data()?;
-        position += length;
-    }
-    Ok(true)
 }
 
 #[cfg(test)]
@@ -256,12 +246,26 @@ mod tests {
     }
 
     #[test]
+    fn salts_depend_on_number_and_key() {
+        let [one, other] =
+            [1, 2].map(|last| Salts::new(&std::array::from_fn(|at| last * u8::from(at == 31))));
+        let salts: std::collections::HashSet<u64> = (1..=1_000)
+            .flat_map(|number| [&one, &other].map(|salts| salts.of(SegmentNumber(number))))
+            .collect();
+        assert_eq!(salts.len(), 2_000);
+        assert_eq!(one.of(SegmentNumber(7)), one.clone().of(SegmentNumber(7)));
+    }
+
+    #[test]
     fn names_have_one_form() {
         assert_eq!(path(SegmentNumber(7)), "log/00000000000000000007.seg");
         assert_eq!(parse_name("00000000000000000007.seg"), Some(SegmentNumber(7)));
         for name in ["7.seg", "00000000000000000000.seg", "00000000000000000007.seg.tmp", "x.seg"] {
             assert_eq!(parse_name(name), None, "{name}");
         }
+        let free = free_path(SegmentNumber(7));
+        assert_eq!(parse_free_name(free.strip_prefix("log/").unwrap()), Some(SegmentNumber(7)));
+        assert_eq!((parse_free_name("7.free"), parse_free_name("00000000000000000007.seg")), (None, None));
         assert!(is_temp_name("00000000000000000007.seg.tmp") && !is_temp_name("notes.tmp"));
     }
 }

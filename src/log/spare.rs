@@ -1,4 +1,4 @@
-//! The helper that makes the next segment's file ahead of need, off the commit path.
+//! The helper that sees to the next segment's file ahead of need, off the commit path.
 //!
 //! A full disk is no failure: the helper tries again, at the latest after [`RETRY`].
 
@@ -8,9 +8,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::error::LogError;
-use super::segment::{Blank, prepare};
+use super::segment::Blank;
+use super::supply::Supply;
 use super::tail::Blanks;
-use crate::disk::Disk;
 use crate::ids::SegmentNumber;
 
 /// When it is tried again after the disk was full.
@@ -19,7 +19,7 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Tells the writer that a file is ready, or cannot be made now.
 pub type Wake = Box<dyn Fn() + Send>;
 
-/// A thread that makes one file at a time.
+/// A thread that prepares one file at a time.
 #[derive(Debug)]
 pub struct SpareMaker {
     shared: Arc<Shared>,
@@ -60,7 +60,7 @@ enum State {
 }
 
 impl SpareMaker {
-    pub fn start(disk: Arc<dyn Disk>, segment_bytes: u64, wake: Wake) -> std::io::Result<Self> {
+    pub fn start(supply: Arc<Supply>, wake: Wake) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::new(State::Idle),
             changed: Condvar::new(),
@@ -69,7 +69,7 @@ impl SpareMaker {
         });
         let work = {
             let shared = shared.clone();
-            move || shared.work(&*disk, segment_bytes, &wake)
+            move || shared.work(&supply, &wake)
         };
         let thread = std::thread::Builder::new().name("log-spare".to_owned()).spawn(work)?;
         Ok(Self { shared, thread: Some(thread) })
@@ -102,11 +102,11 @@ impl Shared {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn work(&self, disk: &dyn Disk, segment_bytes: u64, wake: &Wake) {
+    fn work(&self, supply: &Supply, wake: &Wake) {
         // Also when this thread panics, nobody may wait for it for ever.
         let _ended = Ended(self);
         while let Some(segment) = self.next_wanted() {
-            *self.lock() = match prepare(disk, segment, segment_bytes, &self.stop) {
+            *self.lock() = match supply.prepare(segment, &self.stop) {
                 Ok(None) => return,
                 Ok(Some(blank)) => State::Ready(Ok(blank)),
                 Err(error) if error.is_no_space() => State::Starved(segment, error),

@@ -11,9 +11,11 @@ use super::assemble::Assembler;
 use super::checkpoint::{Mark, ReplayStart};
 use super::counters::LogCounters;
 use super::error::LogError;
-use super::frame::{FRAME_ALIGN, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, frame_len};
+use super::frame::{
+    FRAME_ALIGN, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FRAME_TRAILER_BYTES, FrameHeader, frame_len,
+};
 use super::index::{INDEX_RUNS_MAX, Index};
-use super::segment::{Blank, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::segment::{Blank, SEGMENT_HEADER_BYTES, Salts, SegmentHeader};
 use super::set::SegmentSet;
 use super::system::{SegmentAdded, SegmentsDropped, no_op};
 use super::{Location, Placed};
@@ -25,7 +27,7 @@ use crate::record::{Body, Record};
 const FIRST_FRAME_AT: u64 = SEGMENT_HEADER_BYTES as u64;
 
 /// How many blank segments are kept ready behind the one that is written: what is left for acks when the disk is full.
-const AHEAD: usize = 2;
+pub const AHEAD: usize = 2;
 /// With less than this left on a full disk nothing more is taken; smaller segments keep a quarter of one.
 const EXHAUSTED_BYTES: u64 = 4 << 20;
 
@@ -67,16 +69,10 @@ pub struct Current {
 
 impl Current {
     /// A segment of which nothing is written.
-    pub fn blank(blank: Blank) -> Self {
-        let salt = u64::from_le_bytes(random());
+    pub fn blank(blank: Blank, salts: &Salts) -> Self {
+        let salt = salts.of(blank.segment);
         Self { segment: blank.segment, file: blank.file, bytes: blank.bytes, salt, position: 0 }
     }
-}
-
-fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).expect("the operating system gives randomness");
-    bytes
 }
 
 /// What links frames to each other.
@@ -97,6 +93,7 @@ pub struct Chain {
 #[derive(Debug)]
 pub struct Tail {
     pub cluster: Uid,
+    pub salts: Salts,
     pub node: Uid,
     pub current: Current,
     /// Listed segments that are still blank.
@@ -123,7 +120,7 @@ pub struct Tail {
 /// Most bytes of records that one batch may have, given the length of segments.
 pub fn batch_bytes_max(segment_bytes: u64) -> u64 {
     let frame = FRAME_BYTES_MAX.min(segment_bytes - FIRST_FRAME_AT - FRAME_ALIGN);
-    frame - FRAME_HEADER_BYTES as u64 - listing_len()
+    frame - (FRAME_HEADER_BYTES + FRAME_TRAILER_BYTES) as u64 - listing_len()
 }
 
 /// Bytes of a `SegmentAdded` record, which may join any frame.
@@ -217,7 +214,7 @@ impl Tail {
                 self.commit(std::iter::once(&no_op()), blanks, &mut Vec::new())?;
             }
             let next = self.listed.pop_front().expect("a segment was listed");
-            self.current = Current::blank(next);
+            self.current = Current::blank(next, &self.salts);
             self.want_next(blanks);
         }
     }

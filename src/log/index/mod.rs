@@ -130,6 +130,11 @@ impl Index {
         Self { inner: Arc::new(inner) }
     }
 
+    /// Waits until no segment is being read that was still to be found when this was called.
+    pub(super) fn wait_for_opening(&self) {
+        drop(locked(&self.inner.opening));
+    }
+
     /// A segment is begun; its number is higher than all before. The one before it, if any, is sealed.
     pub(super) fn begin(&self, segment: SegmentNumber) {
         let mut segments = locked(&self.inner.segments);

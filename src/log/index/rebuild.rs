@@ -3,7 +3,7 @@
 //! Frames are followed one by one. Of each the records are taken, up to the first whose own head is damaged: damage
 //! to the bytes of a message costs no other, and is seen when it is read. Where no frame stands, the next block is
 //! looked for that is a frame of this segment, by the salted checksum of its header. What was passed over is reported
-//! as holes; the zeroes behind the last frame are none.
+//! as holes; what lies behind the last frame is none, unless it belongs to the segment (see [`crate::log::salvage`]).
 
 use super::memory::{MemoryRuns, Run};
 use super::{Location, Placed};
@@ -76,10 +76,10 @@ impl Walk {
                     position += header.frame_len();
                 }
                 Err(what) => {
-                    let blank = self.is_blank(position)?;
+                    let ours = self.ends_frame(position, next_sequence)?;
                     let passed = passed.get_or_insert(Passed { from: position, used_to: position, what });
                     position = (position + FRAME_ALIGN).min(self.window.file_len());
-                    if !blank {
+                    if ours {
                         passed.used_to = position;
                     }
                 }
@@ -115,10 +115,12 @@ impl Walk {
         })
     }
 
-    fn is_blank(&mut self, position: u64) -> Result<bool, LogError> {
+    /// Whether the block at `position` is the last of a frame that comes later than those before it.
+    fn ends_frame(&mut self, position: u64, next: u64) -> Result<bool, LogError> {
         let length = FRAME_ALIGN.min(self.window.file_len() - position) as usize;
         let block = self.window.get(position, length)?.expect("within the file");
-        Ok(block.iter().all(|byte| *byte == 0))
+        let trailer = FrameHeader::decode_trailer(block, self.salt);
+        Ok(trailer.is_ok_and(|trailer| trailer.segment == self.segment && trailer.sequence >= next))
     }
 
     /// Takes the runs of a frame, as far as its records can be told apart.
@@ -149,7 +151,7 @@ impl Walk {
 /// Blocks without a frame.
 struct Passed {
     from: u64,
-    /// End of the last that is not all zero.
+    /// End of the last that ends a frame.
     used_to: u64,
     what: FrameFault,
 }
@@ -166,4 +168,78 @@ fn first_record(
     let position = payload_at + (payload_len - rest.len()) as u64;
     let placed = Placed::of(&head, Location { segment, position, length: head.length });
     Some((placed, behind))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+
+    use super::*;
+    use crate::disk::RealDisk;
+    use crate::ids::{Lsn, Offset, QueueId};
+    use crate::log::assemble::Assembler;
+    use crate::log::frame::FRAME_TRAILER_BYTES;
+    use crate::record::{Body, Kind, Lane, MessageRun, Record, StoredParts};
+
+    const SALT: u64 = 5;
+    const SEGMENT: SegmentNumber = SegmentNumber(3);
+
+    /// The frame with this sequence number, with one message of 5,000 bytes.
+    fn frame(sequence: u64) -> Vec<u8> {
+        let message = StoredParts { meta: Default::default(), body: vec![b'm'; 5_000].into() };
+        let run =
+            MessageRun { lane: Lane { priority: 4, bucket: 0 }, publish_time_us: 1, messages: vec![message] };
+        let record = Record {
+            kind: Kind::Publish,
+            flags: 0,
+            queue: QueueId(1),
+            offset: Offset(sequence),
+            headers: Vec::new(),
+            body: Body::Run(run),
+        };
+        let mut assembler = Assembler::default();
+        assembler.begin(|_| ());
+        assembler.push(&record, Lsn(sequence));
+        let header = FrameHeader {
+            payload_crc: 0,
+            payload_len: 0,
+            count: 0,
+            previous_crc: 0,
+            first_lsn: Lsn(sequence),
+            epoch: 1,
+            segment: SEGMENT,
+            sequence,
+            log_time_us: 0,
+        };
+        assembler.finish(header, SALT);
+        assembler.parts().0.iter().flat_map(|part| part.to_vec()).collect()
+    }
+
+    /// What is found in a segment with two frames in which `damage` is changed, before old bytes.
+    fn found(damage: &[std::ops::Range<usize>]) -> (usize, Vec<(u64, u64)>) {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::new(dir.path());
+        disk.create_dir("log").unwrap();
+        let mut bytes = [vec![1; SEGMENT_HEADER_BYTES], frame(7), frame(8), vec![0x5a; 9 * 4096]].concat();
+        damage.iter().for_each(|part| bytes[part.clone()].iter_mut().for_each(|byte| *byte = !*byte));
+        let file = disk.create(&segment::path(SEGMENT)).unwrap();
+        file.write_at(&mut [IoSlice::new(&bytes)], 0).unwrap();
+        let rebuilt = rebuild(&disk, SEGMENT, SALT).unwrap();
+        (rebuilt.runs.count(), rebuilt.holes.iter().map(|hole| (hole.from, hole.to)).collect())
+    }
+
+    #[test]
+    fn old_bytes_behind_the_last_frame_are_no_hole_and_a_damaged_frame_is() {
+        let length = frame(7).len();
+        let (first, second) = (SEGMENT_HEADER_BYTES, SEGMENT_HEADER_BYTES + length);
+        let end = second + length;
+        let hole = |from: usize, to: usize| vec![(from as u64, to as u64)];
+        assert_eq!(found(&[]), (2, vec![]));
+        assert_eq!(found(&[second..second + 512]), (1, hole(second, end)));
+        assert_eq!(found(&[first..first + 1]), (1, hole(first, second)));
+        assert_eq!(found(&[first..first + 1, second..second + 1]), (0, hole(first, end)));
+        let trailer = end - FRAME_TRAILER_BYTES..end;
+        assert_eq!(found(std::slice::from_ref(&trailer)), (2, vec![]));
+        assert_eq!(found(&[second..second + 1, trailer]), (1, vec![]), "nothing says that there was a frame");
+    }
 }

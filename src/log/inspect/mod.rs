@@ -22,6 +22,7 @@ use super::ending::{self, Judged};
 use super::error::{FrameFault, LogError, ReplayError};
 use super::index::{self, Index, IndexState};
 use super::recovery::{self, Recovery};
+use super::segment::Salts;
 use super::set::SegmentSet;
 use super::{Placed, Reader, Replayed, StateMachine, segment};
 use crate::disk::Disk;
@@ -32,6 +33,8 @@ use crate::ids::{Lsn, SegmentNumber, Uid};
 pub struct Inspection {
     disk: Arc<dyn Disk>,
     cluster: Uid,
+    /// Of no use, and no harm, if the identity is lost: then only headers say which salt a segment has.
+    salts: Salts,
     examined: Examined,
 }
 
@@ -89,7 +92,8 @@ impl Inspection {
             Ok(identity) => identity.cluster,
             Err(fault) => survivors::cluster(&*disk)?.ok_or_else(|| fault.clone())?,
         };
-        Ok(Self { disk, cluster, examined })
+        let key = examined.identity.as_ref().map_or([0; 32], |identity| identity.mac_key);
+        Ok(Self { disk, cluster, salts: Salts::new(&key), examined })
     }
 
     /// What is wrong with the identity file, if anything.
@@ -116,12 +120,12 @@ impl Inspection {
         let mark = match start {
             Start::Checkpoint(mark) => Some(mark),
             Start::Beginning => None,
-            Start::Survivors => Some(survivors::find(disk, self.cluster)?),
+            Start::Survivors => Some(survivors::find(disk, self.cluster, &self.salts)?),
         };
         let given = mark.as_ref().map_or_else(SegmentSet::default, |mark| mark.set.clone());
         let index = Index::new(self.disk.clone(), Arc::<LogCounters>::default());
         let mut machine = Forgetful { machine, index: index.clone(), segment: SegmentNumber(0) };
-        let (recovery, fault) = Recovery::run(disk, self.cluster, mark, &mut machine, &index)?;
+        let (recovery, fault) = Recovery::run(disk, self.cluster, self.salts.clone(), mark, &mut machine, &index)?;
         let judged = ending::judge(&recovery, fault)?;
         Ok(Scan { recovery, judged, given })
     }
@@ -197,7 +201,7 @@ impl Inspection {
 
     /// Whether nothing was ever written into a segment's file.
     pub fn is_blank(&self, segment: SegmentNumber) -> Result<bool, LogError> {
-        ending::is_blank(&*self.disk, segment)
+        ending::is_blank_file(&*self.disk, segment, &self.salts)
     }
 
     /// Sets all checkpoints aside and writes one of the end that `scan` has come to, with every segment that it has

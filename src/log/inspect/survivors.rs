@@ -10,7 +10,7 @@ use super::super::checkpoint::{Mark, ReplayStart};
 use super::super::error::{FrameFault, LogError};
 use super::super::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use super::super::recovery::{FIRST_FRAME_AT, Opened, open_segment};
-use super::super::segment::{self, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::super::segment::{self, SEGMENT_HEADER_BYTES, Salts, SegmentHeader};
 use super::super::set::SegmentSet;
 use super::super::system::SegmentAdded;
 use super::super::tail::Chain;
@@ -38,14 +38,14 @@ pub fn cluster(disk: &dyn Disk) -> Result<Option<Uid>, LogError> {
 ///
 /// # Errors
 /// Nothing there can be read, or it needs a newer build.
-pub fn find(disk: &dyn Disk, cluster: Uid) -> Result<Mark, LogError> {
+pub fn find(disk: &dyn Disk, cluster: Uid, salts: &Salts) -> Result<Mark, LogError> {
     let numbers = numbers(disk)?;
     let mut good = BTreeMap::new();
     let mut blank = Vec::new();
     for segment in &numbers {
         match open_segment(disk, *segment, cluster) {
             Ok(opened) if opened.header.is_some() => drop(good.insert(*segment, opened.current.bytes)),
-            Ok(_) if ending::is_blank(disk, *segment)? => blank.push(*segment),
+            Ok(_) if ending::is_blank_file(disk, *segment, salts)? => blank.push(*segment),
             Ok(_) | Err(LogError::WrongCluster { .. }) => {}
             Err(error) => return Err(error),
         }

@@ -101,7 +101,7 @@ struct Next {
 /// Blocks without a frame.
 struct Passed {
     from: u64,
-    /// End of the last that is not all zero.
+    /// End of the last that belongs to the segment.
     used_to: u64,
     what: FrameFault,
 }
@@ -114,10 +114,10 @@ impl Walk {
             let (header, crc) = match self.header(position)? {
                 Ok(found) => found,
                 Err(what) => {
-                    let blank = self.is_blank(position)?;
+                    let ours = self.is_ours(position)?;
                     let passed = passed.get_or_insert(Passed { from: position, used_to: position, what });
                     position = (position + FRAME_ALIGN).min(self.end);
-                    if !blank {
+                    if ours {
                         passed.used_to = position;
                     }
                     continue;
@@ -184,10 +184,15 @@ impl Walk {
         })
     }
 
-    fn is_blank(&mut self, position: u64) -> Result<bool, LogError> {
+    /// Whether a block belongs to the segment, by the rule of [`super::super::salvage`].
+    fn is_ours(&mut self, position: u64) -> Result<bool, LogError> {
         let length = FRAME_ALIGN.min(self.window.file_len() - position) as usize;
         let block = self.window.get(position, length)?.expect("within the file");
-        Ok(block.iter().all(|byte| *byte == 0))
+        let header = FrameHeader::decode(block, self.salt).ok().map(|(header, _)| header);
+        let trailer = FrameHeader::decode_trailer(block, self.salt).ok();
+        let next = self.next.sequence.unwrap_or(0);
+        let ours = |header: &FrameHeader| header.segment == self.segment && header.sequence >= next;
+        Ok(header.iter().chain(&trailer).any(ours))
     }
 
     fn frame(&mut self, at: u64, header: &FrameHeader, each: &mut Each<'_>) -> Result<Flow, LogError> {

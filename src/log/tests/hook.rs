@@ -1,4 +1,4 @@
-//! A disk that asks before each operation that changes something.
+//! A disk that asks before each operation that changes something, and before reads if that is wished.
 
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -22,6 +22,7 @@ pub enum Verdict {
 pub struct HookDisk {
     real: RealDisk,
     hook: Arc<Hook>,
+    reads: bool,
 }
 
 impl std::fmt::Debug for HookDisk {
@@ -35,7 +36,15 @@ impl HookDisk {
         root: &Path,
         hook: impl Fn(Operation, &Path) -> Verdict + Send + Sync + 'static,
     ) -> Arc<dyn Disk> {
-        Arc::new(Self { real: RealDisk::new(root), hook: Arc::new(hook) })
+        Arc::new(Self { real: RealDisk::new(root), hook: Arc::new(hook), reads: false })
+    }
+
+    /// Asks before reads of files too.
+    pub fn with_reads(
+        root: &Path,
+        hook: impl Fn(Operation, &Path) -> Verdict + Send + Sync + 'static,
+    ) -> Arc<dyn Disk> {
+        Arc::new(Self { real: RealDisk::new(root), hook: Arc::new(hook), reads: true })
     }
 
     fn run<T>(
@@ -57,7 +66,7 @@ impl HookDisk {
     }
 
     fn wrap(&self, path: &str, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(HookFile { file, path: self.full_path(path), hook: self.hook.clone() })
+        Arc::new(HookFile { file, path: self.full_path(path), hook: self.hook.clone(), reads: self.reads })
     }
 }
 
@@ -108,6 +117,7 @@ struct HookFile {
     file: Arc<dyn DiskFile>,
     path: PathBuf,
     hook: Arc<Hook>,
+    reads: bool,
 }
 
 impl std::fmt::Debug for HookFile {
@@ -147,6 +157,9 @@ impl DiskFile for HookFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], position: u64) -> Result<(), DiskError> {
+        if self.reads {
+            return self.run(Operation::Read, |file, _| file.read_at(buffer, position));
+        }
         self.file.read_at(buffer, position)
     }
 

@@ -2,6 +2,7 @@
 
 mod basic;
 mod checkpoints;
+mod crash;
 mod damage;
 mod faults;
 mod full;
@@ -9,7 +10,9 @@ mod golden;
 mod hook;
 mod indexing;
 mod keeping;
+mod old_bytes;
 mod places;
 mod reading;
+mod recycling;
 mod salvage;
 mod support;

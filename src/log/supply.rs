@@ -1,0 +1,177 @@
+//! Where the files of new segments come from: those of segments that have left, else made anew.
+//!
+//! A new file is filled with zeroes, piece by piece, before it is used, so that a commit changes nothing of the file
+//! system. That writes everything twice. The file of a segment that has left has its blocks already, and maybe its
+//! pages; only the block of the header is zeroed. What stands behind stays until frames are written over it, and
+//! [`super::salvage`] says how it is told from them.
+//!
+//! # From one life to the next
+//! ```text
+//!   number.seg ─▶ number.free ─▶ names synced ─▶ header zeroed, synced ─▶ next.seg ─▶ names synced ─▶ listed
+//!        (no reader has it open)
+//! ```
+//! A crash at any arrow loses nothing. Before the first names are durable there is a dropped segment that no start
+//! reads, and that leaves once more. A `.free` file is never of the log; a start takes it up again. `next.seg` that is
+//! not listed is removed by a start: its header is zero, and it has no frame with its salt. Once listed, it is a
+//! segment that was not begun.
+//!
+//! # How many are kept
+//! As many as were used since files came last, so that a flow that begins n segments between two checkpoints finds n;
+//! at least what the log keeps ready and one more, at most [`KEPT_MAX`]. The others are unlinked, so that space is free
+//! when a backlog is gone. On a full disk all are used before a new one is tried.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::counters::LogCounters;
+use super::error::LogError;
+use super::segment::{self, Blank, SEGMENT_HEADER_BYTES};
+use super::tail::AHEAD;
+use crate::disk::{Disk, DiskError, DiskFile};
+use crate::ids::SegmentNumber;
+
+const KEPT_MIN: usize = AHEAD + 1;
+/// At 64 MiB a file: half a GiB.
+const KEPT_MAX: usize = 8;
+const ZERO_FILL_BYTES: usize = 1 << 20;
+
+/// See the module's header.
+#[derive(Debug)]
+pub struct Supply {
+    disk: Arc<dyn Disk>,
+    segment_bytes: u64,
+    counters: Arc<LogCounters>,
+    free: Mutex<Free>,
+}
+
+#[derive(Debug, Default)]
+struct Free {
+    /// Segments whose files wait; the one that came last is likely to be in the page cache, and goes first.
+    files: VecDeque<SegmentNumber>,
+    /// Files used since some came last.
+    used: usize,
+}
+
+impl Supply {
+    /// A supply of files of `segment_bytes`, which has none yet.
+    pub fn new(disk: Arc<dyn Disk>, segment_bytes: u64, counters: Arc<LogCounters>) -> Self {
+        Self { disk, segment_bytes, counters, free: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Free> {
+        self.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Takes up what an earlier run has left.
+    pub fn take_up(&self) -> Result<(), LogError> {
+        let entries = self.disk.list("log")?;
+        self.give(entries.iter().filter_map(|entry| segment::parse_free_name(&entry.name)).collect())
+    }
+
+    /// Takes the files of these segments, which have their free names durably and nobody reads; unlinks what is too
+    /// much.
+    pub fn give(&self, segments: Vec<SegmentNumber>) -> Result<(), LogError> {
+        let mut surplus = Vec::new();
+        let mut free = self.lock();
+        let most = std::mem::take(&mut free.used).clamp(KEPT_MIN, KEPT_MAX);
+        free.files.extend(segments);
+        while free.files.len() > most {
+            surplus.extend(free.files.pop_front());
+        }
+        drop(free);
+        self.unlink(surplus)
+    }
+
+    /// Unlinks all: their space is needed for something else.
+    pub fn give_up(&self) -> Result<(), LogError> {
+        let all = std::mem::take(&mut self.lock().files);
+        self.unlink(all)
+    }
+
+    fn unlink(&self, segments: impl IntoIterator<Item = SegmentNumber>) -> Result<(), LogError> {
+        Ok(segments.into_iter().try_for_each(|segment| self.disk.remove(&segment::free_path(segment)))?)
+    }
+
+    /// A file for `segment`; `None` if `stop` was set meanwhile. Leaves nothing behind on failure, as far as the disk
+    /// lets it.
+    pub fn prepare(&self, segment: SegmentNumber, stop: &AtomicBool) -> Result<Option<Blank>, LogError> {
+        loop {
+            let mut free = self.lock();
+            let Some(old) = free.files.pop_back() else { break };
+            drop(free);
+            if let Some(blank) = self.recycle(old, segment)? {
+                self.lock().used += 1;
+                self.counters.segments_recycled.add(1);
+                return Ok(Some(blank));
+            }
+        }
+        let made = self.make(segment, stop)?;
+        if made.is_some() {
+            self.lock().used += 1;
+            self.counters.segments_created.add(1);
+        }
+        Ok(made)
+    }
+
+    /// Makes the file of a segment that has left that of a new one, unless it is of another length: then it goes.
+    fn recycle(&self, old: SegmentNumber, segment: SegmentNumber) -> Result<Option<Blank>, LogError> {
+        let from = segment::free_path(old);
+        let (file, bytes) = (self.disk.open(&from)?, self.segment_bytes);
+        if file.length()? != bytes {
+            self.disk.remove(&from)?;
+            return Ok(None);
+        }
+        // A copy of a data directory can have holes where there were zeroes; a commit must not run out of space there.
+        if let Err(error) = file.allocate(bytes) {
+            self.disk.remove(&from)?;
+            return Err(error.into());
+        }
+        file.write_at(&mut [IoSlice::new(&[0; SEGMENT_HEADER_BYTES])], 0)?;
+        file.sync_data()?;
+        self.name(&from, segment)?;
+        Ok(Some(Blank { segment, file, bytes }))
+    }
+
+    fn make(&self, segment: SegmentNumber, stop: &AtomicBool) -> Result<Option<Blank>, LogError> {
+        let (temp, bytes) = (segment::temp_path(segment), self.segment_bytes);
+        let file = self.disk.create(&temp)?;
+        match self.fill(&*file, stop) {
+            Ok(true) => {}
+            // A failed allocation can leave a file that has grown; the space must not stay taken.
+            other => {
+                let removed = self.disk.remove(&temp);
+                other?;
+                removed?;
+                return Ok(None);
+            }
+        }
+        self.name(&temp, segment)?;
+        Ok(Some(Blank { segment, file, bytes }))
+    }
+
+    fn name(&self, from: &str, segment: SegmentNumber) -> Result<(), DiskError> {
+        self.disk.rename(from, &segment::path(segment))?;
+        self.disk.sync_dir("log")
+    }
+
+    fn fill(&self, file: &dyn DiskFile, stop: &AtomicBool) -> Result<bool, DiskError> {
+        let bytes = self.segment_bytes;
+        file.allocate(bytes)?;
+        let zeroes = vec![0; ZERO_FILL_BYTES.min(bytes as usize)];
+        let mut position = 0;
+        while position < bytes {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            let length = (bytes - position).min(zeroes.len() as u64);
+            file.write_at(&mut [IoSlice::new(&zeroes[..length as usize])], position)?;
+            // Piece by piece, so that commits never wait behind a whole segment of dirty pages.
+            file.sync_data()?;
+            self.counters.zero_filled_bytes.add(length);
+            position += length;
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,143 @@
+//! Files of segments that have left become those of new ones, a few of them wait, and nobody reads what was not his.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex};
+
+use super::super::*;
+use super::hook::{HookDisk, Verdict};
+use super::support::*;
+use crate::disk::Operation;
+
+/// Six messages of this size fill a segment.
+pub const SIZE: usize = 40_000;
+
+/// Publishes single messages, with a checkpoint behind every fifth, in which none before is needed.
+pub fn flow(harness: &mut Harness, offsets: Range<u64>) {
+    for offset in offsets {
+        harness.publish(offset, offset + 1, SIZE);
+        if offset % 5 == 4 {
+            assert!(harness.checkpoint(b"any", offset + 1).unwrap());
+        }
+    }
+}
+
+fn names(dir: &Path, ending: &str) -> usize {
+    let entries = std::fs::read_dir(dir.join("log")).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.extension().is_some_and(|extension| extension == ending)).count()
+}
+
+#[test]
+fn a_steady_flow_fills_a_handful_of_files_with_zeroes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut harness = open_dir(dir.path()).unwrap();
+    flow(&mut harness, 0..300);
+    let counters = harness.log.counters();
+    let (created, recycled) = (counters.segments_created.get(), counters.segments_recycled.get());
+    assert!((3..=9).contains(&created) && recycled >= 40, "{created} created, {recycled} recycled");
+    assert_eq!(counters.zero_filled_bytes.get(), created * SEGMENT_BYTES);
+    assert!(names(dir.path(), "seg") + names(dir.path(), "free") <= created as usize);
+    harness.log.close().unwrap();
+    let waiting = names(dir.path(), "free");
+    assert!(waiting > 0);
+    let mut harness = open_dir(dir.path()).unwrap();
+    let counters = harness.log.counters();
+    // More than the segments that are ready take.
+    harness.publish(300, 320, SIZE);
+    assert!(counters.segments_recycled.get() >= 1, "what the last run has left is taken up");
+    flow(&mut harness, 320..350);
+    assert!(counters.segments_recycled.get() >= 5);
+    assert_eq!(harness.log.report().torn, []);
+    assert_eq!(harness.log.report().set_aside, Vec::<PathBuf>::new());
+}
+
+#[test]
+fn space_of_a_backlog_that_is_gone_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut harness = open_dir(dir.path()).unwrap();
+    harness.publish(0, 180, SIZE);
+    assert!(names(dir.path(), "seg") >= 30);
+    flow(&mut harness, 180..200);
+    assert!((1..=8).contains(&names(dir.path(), "free")), "{}", names(dir.path(), "free"));
+    flow(&mut harness, 200..260);
+    assert!(names(dir.path(), "free") <= 3, "{}", names(dir.path(), "free"));
+    assert!(names(dir.path(), "seg") <= 8, "{}", names(dir.path(), "seg"));
+}
+
+#[test]
+fn files_of_another_length_are_not_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut harness = open_dir(dir.path()).unwrap();
+    flow(&mut harness, 0..60);
+    harness.log.close().unwrap();
+    assert!(names(dir.path(), "free") > 0);
+    let disk = Arc::new(crate::disk::RealDisk::new(dir.path()));
+    let larger = LogOptions { segment_bytes: 2 * SEGMENT_BYTES, ..options() };
+    let mut harness = try_open(disk, larger).unwrap();
+    harness.publish(60, 90, SIZE);
+    assert_eq!((harness.log.counters().segments_recycled.get(), names(dir.path(), "free")), (0, 0));
+    (60..90).for_each(|offset| harness.assert_has(offset, SIZE));
+}
+
+#[test]
+fn a_full_disk_that_refuses_a_checkpoint_gets_the_files_that_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let full = Arc::new(AtomicBool::new(false));
+    let switch = full.clone();
+    let disk = HookDisk::over(dir.path(), move |operation, path| {
+        let new = operation == Operation::Write && path.to_string_lossy().contains(".ckpt");
+        let refused = new && full.load(Ordering::Relaxed);
+        if refused { Verdict::Fail(std::io::ErrorKind::StorageFull) } else { Verdict::Go }
+    });
+    let mut harness = try_open(disk, options()).unwrap();
+    flow(&mut harness, 0..60);
+    assert!(names(dir.path(), "free") > 0);
+    switch.store(true, Ordering::Relaxed);
+    assert!(!harness.checkpoint(b"any", 60).unwrap());
+    assert_eq!(names(dir.path(), "free"), 0);
+    switch.store(false, Ordering::Relaxed);
+    flow(&mut harness, 60..100);
+}
+
+#[derive(Default)]
+struct Gate {
+    /// Whether it is closed, and whether somebody stands before it.
+    state: Mutex<(bool, bool)>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.1 = true;
+        self.changed.notify_all();
+        drop(self.changed.wait_while(state, |state| state.0).unwrap());
+    }
+}
+
+#[test]
+fn a_file_that_is_being_read_is_not_written_over() {
+    const READER: &str = "held-reader";
+    let dir = tempfile::tempdir().unwrap();
+    let gate = Arc::new(Gate { state: Mutex::new((true, false)), changed: Condvar::new() });
+    let inner = gate.clone();
+    let disk = HookDisk::with_reads(dir.path(), move |operation, _| {
+        if operation == Operation::Read && std::thread::current().name() == Some(READER) {
+            inner.pass();
+        }
+        Verdict::Go
+    });
+    let mut harness = try_open(disk, options()).unwrap();
+    let location = harness.commit(vec![run(0, 1, SIZE)])[0].location;
+    let reader = harness.log.reader();
+    let read = std::thread::Builder::new().name(READER.to_owned());
+    let read = read.spawn(move || reader.read(location, 0, 1, u64::MAX)).unwrap();
+    drop(gate.changed.wait_while(gate.state.lock().unwrap(), |state| !state.1).unwrap());
+    flow(&mut harness, 1..90);
+    assert!(harness.log.counters().segments_recycled.get() >= 8);
+    gate.state.lock().unwrap().0 = false;
+    gate.changed.notify_all();
+    let read = read.join().unwrap().unwrap();
+    assert_eq!((read.damaged.len(), &read.messages[0].body), (0, &body(0, SIZE)));
+}
