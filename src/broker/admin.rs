@@ -150,6 +150,8 @@ impl Shell {
             log_bytes: log.segment_bytes.get(),
             segments: log.segments.get(),
             segments_dropped: log.segments_dropped.get(),
+            segments_created: log.segments_created.get(),
+            segments_recycled: log.segments_recycled.get(),
             checkpoints: log.checkpoints.get(),
             disk_full: self.check_room_to_grow().is_err(),
             commits: log.frames.get(),

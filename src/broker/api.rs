@@ -116,6 +116,9 @@ pub struct ServerStats {
     pub segments: u64,
     /// Segments that have left the log since the start.
     pub segments_dropped: u64,
+    /// Files of new segments: made, and taken from segments that had left.
+    pub segments_created: u64,
+    pub segments_recycled: u64,
     pub checkpoints: u64,
     /// Publishing is refused for want of space.
     pub disk_full: bool,

@@ -42,6 +42,8 @@ struct ServerFigures {
     log_bytes: Gauge,
     segments: Gauge,
     segments_dropped: Counter,
+    segments_created: Counter,
+    segments_recycled: Counter,
     checkpoints: Counter,
     disk_full: Gauge,
     commits: Counter,
@@ -150,6 +152,14 @@ impl ServerFigures {
                 "forebay_log_segments_dropped_total",
                 "Segments that have left the log since the start, because nothing in them was needed",
             ),
+            segments_created: described_counter(
+                "forebay_log_segments_created_total",
+                "Files of new segments that were made and filled with zeroes since the start",
+            ),
+            segments_recycled: described_counter(
+                "forebay_log_segments_recycled_total",
+                "Files of new segments that were those of segments that had left, since the start",
+            ),
             checkpoints: described_counter(
                 "forebay_checkpoints_total",
                 "Checkpoints written since the start",
@@ -191,6 +201,8 @@ impl ServerFigures {
             gauge.set(value as f64);
         }
         self.segments_dropped.absolute(stats.segments_dropped);
+        self.segments_created.absolute(stats.segments_created);
+        self.segments_recycled.absolute(stats.segments_recycled);
         self.checkpoints.absolute(stats.checkpoints);
         self.commits.absolute(stats.commits);
         self.syncs.absolute(stats.syncs);
