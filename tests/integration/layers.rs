@@ -27,7 +27,7 @@ const PARTS: &[(&str, &[&str])] = &[
     ("config", &["log", "limits"]),
     ("server", &["config", "service", "observe", "admission", "node", "broker", "clock", "ids", "limits"]),
     // Reads what a server has left, and shows messages as the service does.
-    ("offline", &["service", "proto", "broker", "core", "log", "disk", "record", "names", "ids"]),
+    ("offline", &["service", "proto", "broker", "core", "log", "disk", "record", "names", "clock", "ids"]),
     // A client of the server's own process: it sees the API alone.
     ("demo", &["proto"]),
     ("client", &["proto", "limits"]),

@@ -6,6 +6,7 @@ mod commits;
 mod data_dir;
 mod delivery;
 mod dump;
+mod fixtures;
 mod fsck;
 mod kills;
 mod layers;

@@ -1,5 +1,6 @@
 //! What tests, drills and fault runs share: real server processes on loopback, clients for them, seeded payloads.
 
+pub mod fixtures;
 pub mod payload;
 pub mod server;
 pub mod torture;

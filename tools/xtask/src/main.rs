@@ -1,6 +1,7 @@
 //! `cargo xtask`: runs that torment a real server and judge what its clients were told.
 
 mod faults;
+mod fixtures;
 mod full_disk;
 mod kill_loop;
 mod real_input;
@@ -45,6 +46,11 @@ enum Task {
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
         rounds: u64,
     },
+    /// Make data directories for later builds to be tried on, one file each
+    Fixtures {
+        /// The folder for them
+        out: PathBuf,
+    },
     /// Take real payloads through the command-line client: publish, kill, consume, kill, empty
     RealInput {
         /// The folder that has github-webhooks.jsonl
@@ -58,6 +64,7 @@ fn main() -> ExitCode {
         Task::KillLoop { cycles, seed, data_dir } => kill_loop::run(cycles, seed, data_dir),
         Task::Faults { only } => faults::run(&only),
         Task::FullDisk { rounds } => full_disk::run(rounds),
+        Task::Fixtures { out } => fixtures::run(&out),
         Task::RealInput { payloads } => real_input::run(&payloads),
     });
     match done {
