@@ -188,7 +188,10 @@ impl State {
                     return Err(misfit);
                 }
                 // One of them is free: there are more than queues.
-                (0..=self.queue_count()).find(|taken| self.recover_queue(recovered(queue, *taken)));
+                let mut names = (0..=self.queue_count()).map(|taken| recovered(queue, taken));
+                if !names.any(|made| self.recover_queue(made)) {
+                    return Err(misfit);
+                }
             }
             Misfit::QueueIds { got, expected } if got > expected => self.use_up_queue_ids(got),
             Misfit::SubscriptionIds { got, expected } if got > expected => self.use_up_subscription_ids(got),
