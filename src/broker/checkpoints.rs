@@ -94,3 +94,46 @@ fn live(state: &State) -> Live {
         None => queue > last_queue,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::publish::{LaneRun, publish};
+    use crate::core::types::QueueConfig;
+    use crate::core::{Decision, Event, admin, remove};
+    use crate::ids::Uid;
+    use crate::names::QueueName;
+    use crate::record::Lane;
+
+    const NOW: Now = Now { log_us: 1, wall_us: 1 };
+
+    fn enact<T>(state: &mut State, decision: Decision<T>) -> T {
+        decision.events.iter().for_each(|event| state.apply(event));
+        decision.answer
+    }
+
+    #[test]
+    fn what_is_not_finished_lives_and_so_does_what_is_not_known() {
+        let mut state = State::default();
+        state.apply(&Event::Started { incarnation: 1, log_us: 0 });
+        let queues = ["a", "b"].map(|name| {
+            let name = QueueName::parse(&format!("namespaces/n/queues/{name}")).unwrap();
+            let config = QueueConfig::default();
+            let made = admin::create_queue(&state, name.clone(), config, Uid::random(), None, NOW).unwrap();
+            let id = enact(&mut state, made);
+            let run = LaneRun { lane: Lane::default(), count: 3, bytes: 3 };
+            let stored = publish(&state, &name, &[run], None, NOW).unwrap();
+            enact(&mut state, stored);
+            (name, id)
+        });
+        let [(purged, first), (deleted, second)] = queues;
+        let decision = remove::purge(&state, &purged, Some(Offset(2))).unwrap();
+        enact(&mut state, decision);
+        let decision = admin::delete_queue(&state, &deleted).unwrap();
+        enact(&mut state, decision);
+        let live = live(&state);
+        assert_eq!([2, 3].map(|end| live(first, Offset(end))), [false, true]);
+        assert!(!live(second, Offset(3)), "the queue is gone");
+        assert!(live(second.next(), Offset(1)), "a queue that is made later");
+    }
+}

@@ -172,3 +172,56 @@ impl Commits {
         self.lazy_since_us = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::disk::RealDisk;
+    use crate::ids::{Offset, QueueId};
+    use crate::log::{self, LogEvent, LogOptions, ReplayError, Replayed, StateMachine};
+    use crate::record::{Body, Kind, Lane, MessageRun, StoredParts};
+
+    struct Nothing;
+
+    impl StateMachine for Nothing {
+        fn restore(&mut self, _: &[u8]) -> Result<(), ReplayError> {
+            Ok(())
+        }
+
+        fn apply(&mut self, _: Replayed<'_>) -> Result<(), ReplayError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_mark_stands_behind_all_that_was_added_lazy_records_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let (sender, events) = channel();
+        let on_event = Arc::new(move |event| drop(sender.send(event)));
+        let options = LogOptions { segment_bytes: 256 << 10, ..LogOptions::new(1) };
+        let log = log::open(Arc::new(RealDisk::new(dir.path())), options, &mut Nothing, on_event).unwrap();
+        let messages = vec![StoredParts { meta: Bytes::new(), body: Bytes::new() }];
+        let run = MessageRun { lane: Lane::default(), publish_time_us: 1, messages };
+        // Any record will do; that of a run is told when it is placed.
+        let (kind, queue, offset) = (Kind::Publish, QueueId(1), Offset(0));
+        let record = Record { kind, flags: 0, queue, offset, headers: Vec::new(), body: Body::Run(run) };
+        let mut commits = Commits::default();
+        commits.add_lazily(record, &log, 1);
+        commits.mark(&log, 1);
+        let mut placed_before = 0;
+        loop {
+            match events.recv_timeout(Duration::from_secs(20)).expect("the log reports") {
+                LogEvent::Committed { placed, .. } => placed_before += placed.len(),
+                LogEvent::Marked(_) => break,
+                _ => {}
+            }
+        }
+        assert_eq!(placed_before, 1);
+    }
+}

@@ -37,4 +37,6 @@ pub use api::Broker;
 pub use open::{OpenError, Opened, open};
 
 #[cfg(test)]
+mod space_tests;
+#[cfg(test)]
 mod tests;

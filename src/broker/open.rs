@@ -49,7 +49,7 @@ pub struct Opened {
 
 /// The broker before it runs.
 pub struct BrokerTask {
-    shell: Shell,
+    pub(super) shell: Shell,
     inbox: Inbox,
 }
 

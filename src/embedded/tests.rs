@@ -127,6 +127,19 @@ async fn a_stream_takes_no_more_than_it_was_asked_for() {
     assert!(next.is_err(), "nothing waits");
     queue.publish(Message::new("f")).await.unwrap();
     assert_eq!(bodies(&[deliveries.next().await.unwrap().unwrap()]), ["f"]);
+
+    // It goes on for as long as it is asked, whatever is ahead.
+    queue.publish_batch(messages(&["g"; 10])).await.unwrap();
+    let mut ahead = subscription.subscribe(2).await.unwrap();
+    for _ in 0..10 {
+        let next = tokio::time::timeout(WAIT, async {
+            tokio::select! {
+                next = deliveries.next() => next,
+                next = ahead.next() => next,
+            }
+        });
+        next.await.expect("a message waits").unwrap().unwrap().ack().await.unwrap();
+    }
 }
 
 #[tokio::test]

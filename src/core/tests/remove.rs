@@ -39,6 +39,7 @@ fn a_purge_ends_everything_below_its_barrier() {
     assert_eq!((own.leased(), own.delayed(), own.backlog(Offset(200))), (0, 0, 99));
     assert_eq!((other.leased(), other.backlog(Offset(200))), (48, 98));
     assert_eq!(other.floor(), Offset(101));
+    assert_eq!((own.cursor(), other.cursor()), (Offset(101), Offset(150)));
     assert_eq!(shard.settle(&[(handed[3], Ending::Ack)]), [Settled::Ok], "finished, like after an ack");
     assert_eq!(shard.settle(&[(handed[4], Ending::Release)]), [Settled::Stale]);
     shard.pass(LEASE_US);

@@ -1,0 +1,108 @@
+//! What the broker does when the log says that the disk is full.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+
+use super::api::*;
+use crate::core::types::*;
+use crate::disk::RealDisk;
+use crate::log::Room;
+use crate::names::{QueueName, SubscriptionName};
+use crate::record::{Lane, StoredParts};
+
+/// A broker whose log has said this.
+struct Running {
+    broker: Broker,
+    task: JoinHandle<Result<(), BrokerError>>,
+}
+
+fn start(dir: &Path, room: Room) -> Running {
+    let mut opened = super::open(Arc::new(RealDisk::new(dir)), 256 << 10).unwrap();
+    let shell = &mut opened.task.shell;
+    if room != Room::Ample {
+        shell.room_changed(room, shell.clock.now());
+    }
+    Running { broker: opened.broker, task: tokio::spawn(opened.task.run()) }
+}
+
+impl Running {
+    async fn publish(&self) -> Result<Published, BrokerError> {
+        let parts = StoredParts { meta: Bytes::new(), body: Bytes::from_static(b"body") };
+        let message = NewMessage { lane: Lane::default(), parts };
+        self.broker.publish(queue(), vec![message], None).await
+    }
+
+    async fn pull(&self) -> Vec<Delivery> {
+        let options =
+            PullOptions { messages_max: 10, bytes_max: 1 << 20, wait: Duration::ZERO, lease_us: None };
+        self.broker.pull(subscription(), options).await.unwrap()
+    }
+
+    async fn ack(&self, ack_id: String) -> Result<Vec<Settled>, BrokerError> {
+        let settlement = Settlement { ack_id, ending: Ending::Ack };
+        self.broker.settle(subscription(), vec![settlement]).await
+    }
+
+    async fn close(self) {
+        self.broker.close().await.unwrap();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+fn queue() -> QueueName {
+    QueueName::parse("namespaces/default/queues/q").unwrap()
+}
+
+fn subscription() -> SubscriptionName {
+    SubscriptionName::parse("namespaces/default/queues/q/subscriptions/default").unwrap()
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_what_grows_and_takes_what_finishes() {
+    let dir = tempfile::tempdir().unwrap();
+    let ample = start(dir.path(), Room::Ample);
+    ample.broker.create_queue(queue(), QueueConfig::default(), true).await.unwrap();
+    ample.publish().await.unwrap();
+    ample.close().await;
+
+    let full = start(dir.path(), Room::Reserve);
+    assert_eq!(full.publish().await, Err(BrokerError::DiskFull));
+    let delivery = full.pull().await.remove(0);
+    assert_eq!(full.ack(delivery.ack_id).await, Ok(vec![Settled::Ok]));
+    // Checkpoints are taken although no segment is begun, so that segments can leave.
+    loop {
+        let stats = full.broker.server_stats().await.unwrap();
+        assert!(stats.disk_full);
+        if stats.checkpoints >= 3 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    full.close().await;
+}
+
+#[tokio::test]
+async fn without_even_the_reserve_nothing_is_taken_until_there_is_space() {
+    let dir = tempfile::tempdir().unwrap();
+    let ample = start(dir.path(), Room::Ample);
+    ample.broker.create_queue(queue(), QueueConfig::default(), true).await.unwrap();
+    ample.publish().await.unwrap();
+    let delivery = ample.pull().await.remove(0);
+    ample.publish().await.unwrap();
+    ample.close().await;
+
+    let exhausted = start(dir.path(), Room::Exhausted);
+    assert_eq!(exhausted.publish().await, Err(BrokerError::DiskFull));
+    assert_eq!(exhausted.pull().await.len(), 0, "a lease would be written");
+    assert_eq!(exhausted.ack(delivery.ack_id.clone()).await, Err(BrokerError::DiskFull));
+    exhausted.close().await;
+
+    let ample = start(dir.path(), Room::Ample);
+    assert_eq!(ample.ack(delivery.ack_id).await, Ok(vec![Settled::Ok]));
+    assert_eq!(ample.pull().await.len(), 1);
+    ample.close().await;
+}
