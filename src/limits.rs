@@ -74,7 +74,11 @@ pub const LABEL_VALUE_BYTES_MAX: usize = 255;
 pub const PULL_MESSAGES_DEFAULT: u32 = 10;
 /// A message's priority unless asked otherwise.
 pub const PRIORITY_DEFAULT: u8 = 4;
-/// Most messages one grant of credit adds.
+/// Most messages of credit that a Subscribe stream may have unspent.
 pub const CREDIT_MESSAGES_MAX: u64 = 1 << 32;
-/// Most bytes one grant of credit adds.
+/// Most bytes of credit that a Subscribe stream may have unspent.
 pub const CREDIT_BYTES_MAX: u64 = 1 << 40;
+/// Acks requests of one Subscribe stream that wait for their results; with more, the stream is not read.
+pub const UNANSWERED_ACKS_MAX: usize = 16;
+/// An idle Subscribe stream has a heartbeat this often, in microseconds.
+pub const HEARTBEAT_US: u64 = 10_000_000;

@@ -22,7 +22,7 @@ use super::error::ClientError;
 use super::lease::{Keeper, Lease};
 use super::retry::{Backoff, is_retryable};
 use super::settling::{Settling, duration, wire};
-use crate::limits::{ACK_IDS_MAX, CREDIT_BYTES_MAX, LEASE_US_DEFAULT};
+use crate::limits::{ACK_IDS_MAX, CREDIT_BYTES_MAX, HEARTBEAT_US, LEASE_US_DEFAULT};
 use crate::proto::v1::message_service_client::MessageServiceClient;
 use crate::proto::v1::subscribe_request::{Credit, Open, Request as Up};
 use crate::proto::v1::subscribe_response::{Opened, Response as Down};
@@ -33,7 +33,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 /// Heartbeats that may be missing before a stream is given up.
 const HEARTBEATS_MISSED: u32 = 3;
 /// How often a heartbeat comes, until the server has said so.
-const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(10);
+const HEARTBEAT_DEFAULT: Duration = Duration::from_micros(HEARTBEAT_US);
 
 /// A delivery with its handler at work.
 #[derive(Debug)]

@@ -76,6 +76,10 @@ fn limits() -> ServerLimits {
         max_labels: LABELS_MAX as u64,
         max_label_key_bytes: LABEL_KEY_BYTES_MAX as u64,
         max_label_value_bytes: LABEL_VALUE_BYTES_MAX as u64,
+        max_credit_messages: CREDIT_MESSAGES_MAX,
+        max_credit_bytes: CREDIT_BYTES_MAX,
+        max_unanswered_acks: UNANSWERED_ACKS_MAX as u64,
+        heartbeat_interval: Some(time::duration(HEARTBEAT_US)),
     }
 }
 

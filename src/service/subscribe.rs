@@ -3,17 +3,19 @@
 //! 1. The first request is Open, within [`OPEN_WAIT`]; there is no second one.
 //! 2. Deliveries wait for credit at the broker, never here: what is buffered for a consumer is bounded by the credit
 //!    that it gave.
-//! 3. At most [`SETTLING_MAX`] batches of acks are under way; beyond that the stream is not read.
+//! 3. Batches of acks are worked on side by side and answered in the order in which they came. At most
+//!    [`UNANSWERED_ACKS_MAX`] are without an answer; beyond that the stream is not read.
 //! 4. An error ends the stream with its status. Leases outlive it.
 //! 5. A client that ends its side gets the results of its acks, then the end. A draining server says so with a
 //!    Notice, then ends the stream with UNAVAILABLE.
 //! 6. Deliveries that were leased and never sent are released at the end.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use prost::Message as _;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Interval;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
@@ -36,10 +38,6 @@ use crate::proto::v1::{ReceivedMessage, SubscribeRequest, SubscribeResponse};
 
 /// How long a stream may stay without its Open.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
-/// An idle stream has a heartbeat this often.
-const HEARTBEAT: Duration = Duration::from_secs(10);
-/// Most batches of acks under way at one time.
-const SETTLING_MAX: usize = 16;
 /// Answers that wait for the network.
 const ANSWERS_MAX: usize = 4;
 /// A response is closed once it has this many bytes, so that clients with the usual limit of 4 MiB can read it.
@@ -91,9 +89,64 @@ struct Session {
     name: SubscriptionName,
     consumer: Consumer,
     deliveries: mpsc::UnboundedReceiver<Vec<Delivery>>,
-    settling: JoinSet<Result<AckResults, Status>>,
+    unspent: Unspent,
+    settling: Settling,
     answers: mpsc::Sender<Answer>,
     heartbeat: Interval,
+}
+
+/// Credit that was granted and not used, as the client counts it.
+#[derive(Debug, Default)]
+struct Unspent {
+    messages: u64,
+    /// Below 0 if the last message overdrew it.
+    bytes: i64,
+}
+
+impl Unspent {
+    /// Takes a grant, unless all that is unspent would be too much.
+    fn grant(&mut self, field: &str, credit: &Credit) -> Result<(), Refusal> {
+        let messages = self.messages.saturating_add(credit.messages);
+        let bytes = self.bytes.saturating_add_unsigned(credit.bytes);
+        let limits = [
+            ("messages", messages, CREDIT_MESSAGES_MAX),
+            ("bytes", u64::try_from(bytes).unwrap_or(0), CREDIT_BYTES_MAX),
+        ];
+        for (unit, actual, limit) in limits {
+            if actual > limit {
+                return Err(Refusal::Limit { field: format!("{field}.{unit}"), unit, actual, limit });
+            }
+        }
+        *self = Self { messages, bytes };
+        Ok(())
+    }
+
+    fn spend(&mut self, messages: u64, bytes: u64) {
+        self.messages = self.messages.saturating_sub(messages);
+        self.bytes = self.bytes.saturating_sub_unsigned(bytes);
+    }
+}
+
+/// Batches of acks under way, oldest first. They go on should the stream end before they are done.
+#[derive(Debug, Default)]
+struct Settling(VecDeque<JoinHandle<Result<AckResults, Status>>>);
+
+impl Settling {
+    fn has_room(&self) -> bool {
+        self.0.len() < UNANSWERED_ACKS_MAX
+    }
+
+    fn push(&mut self, work: impl Future<Output = Result<AckResults, Status>> + Send + 'static) {
+        self.0.push_back(tokio::spawn(work));
+    }
+
+    /// Waits for the oldest; none if there is none. Waiting may be given up and begun again.
+    async fn next(&mut self) -> Option<Result<AckResults, Status>> {
+        let results = self.0.front_mut()?.await;
+        self.0.pop_front();
+        let failed = |_: JoinError| Err(Refusal::Internal { why: "acknowledging failed" }.into());
+        Some(results.unwrap_or_else(failed))
+    }
 }
 
 /// What the stream does next, or how it ends.
@@ -104,17 +157,18 @@ impl Session {
         let name = check::subscription_name("open.subscription", &open.subscription)?;
         let lease_us = check::lease_if_set("open.lease", open.lease.as_ref())?;
         let credit = open.credit.unwrap_or_default();
-        check_credit("open.credit", &credit)?;
+        let mut unspent = Unspent::default();
+        unspent.grant("open.credit", &credit)?;
         let view = shared.broker.get_subscription(name.clone()).await?;
         let (sink, deliveries) = mpsc::unbounded_channel();
         let consumer = shared.broker.subscribe(name.clone(), SubscribeOptions { lease_us, sink }).await?;
-        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        let mut heartbeat = tokio::time::interval(Duration::from_micros(HEARTBEAT_US));
         heartbeat.reset();
-        let session =
-            Self { shared, name, consumer, deliveries, settling: JoinSet::new(), answers, heartbeat };
+        let settling = Settling::default();
+        let session = Self { shared, name, consumer, deliveries, unspent, settling, answers, heartbeat };
         let opened = Opened {
             lease: Some(time::duration(lease_us.unwrap_or(view.config.lease_us))),
-            heartbeat_interval: Some(time::duration(HEARTBEAT.as_micros() as u64)),
+            heartbeat_interval: Some(time::duration(HEARTBEAT_US)),
         };
         // Should the client have gone already, the first answer of `run` notices.
         let _ = session.answers.send(Ok(answer(Down::Opened(opened)))).await;
@@ -136,12 +190,12 @@ impl Session {
         let mut draining = std::pin::pin!(readiness.draining());
         loop {
             let step = tokio::select! {
-                request = requests.next(), if self.settling.len() < SETTLING_MAX => match request {
+                request = requests.next(), if self.settling.has_room() => match request {
                     Some(Ok(request)) => Ok(self.take(request)),
                     Some(Err(status)) => Ok(Err(unreadable(status))),
                     None => return self.finish().await,
                 },
-                Some(results) = self.settling.join_next() => self.send_results(results).await,
+                Some(results) = self.settling.next() => self.send_results(results).await,
                 deliveries = self.deliveries.recv() => match deliveries {
                     Some(deliveries) => {
                         let sent = self.send_deliveries(deliveries).await;
@@ -163,12 +217,12 @@ impl Session {
     fn take(&mut self, request: SubscribeRequest) -> Result<(), Status> {
         match request.request {
             Some(Up::Credit(credit)) => {
-                check_credit("credit", &credit)?;
+                self.unspent.grant("credit", &credit)?;
                 self.grant(credit);
             }
             Some(Up::Acks(acks)) => {
                 let batch = Batch::check(acks)?;
-                self.settling.spawn(batch.settle(self.shared.clone(), self.name.clone()));
+                self.settling.push(batch.settle(self.shared.clone(), self.name.clone()));
             }
             Some(Up::Open(_)) => {
                 return Err(Refusal::Stream { why: "the stream is open already; send Credit or Acks" }.into());
@@ -186,14 +240,10 @@ impl Session {
         self.answers.send(Ok(answer(down))).await.map(Ok).map_err(|_| Gone)
     }
 
-    async fn send_results(
-        &mut self,
-        results: Result<Result<AckResults, Status>, tokio::task::JoinError>,
-    ) -> Step {
+    async fn send_results(&mut self, results: Result<AckResults, Status>) -> Step {
         match results {
-            Ok(Ok(results)) => self.send(Down::AckResults(results)).await,
-            Ok(Err(status)) => Ok(Err(status)),
-            Err(_) => Ok(Err(Refusal::Internal { why: "acknowledging failed" }.into())),
+            Ok(results) => self.send(Down::AckResults(results)).await,
+            Err(status) => Ok(Err(status)),
         }
     }
 
@@ -201,6 +251,7 @@ impl Session {
         let now_us = clock::wall_us();
         let (mut messages, mut bytes) = (Vec::new(), 0);
         for delivery in deliveries {
+            self.unspent.spend(1, delivery.message.body.len() as u64);
             let received = match message::to_deliver(&self.name.queue, delivery, now_us) {
                 Ok(received) => received,
                 Err(status) => return Ok(Err(status)),
@@ -222,7 +273,7 @@ impl Session {
 
     /// The client has ended its side: it still gets the results of its acks.
     async fn finish(&mut self) -> Step {
-        while let Some(results) = self.settling.join_next().await {
+        while let Some(results) = self.settling.next().await {
             if let Err(status) = self.send_results(results).await? {
                 return Ok(Err(status));
             }
@@ -268,17 +319,6 @@ impl Drop for Session {
 
 fn answer(down: Down) -> SubscribeResponse {
     SubscribeResponse { response: Some(down) }
-}
-
-fn check_credit(field: &str, credit: &Credit) -> Result<(), Refusal> {
-    let limits =
-        [("messages", credit.messages, CREDIT_MESSAGES_MAX), ("bytes", credit.bytes, CREDIT_BYTES_MAX)];
-    for (unit, actual, limit) in limits {
-        if actual > limit {
-            return Err(Refusal::Limit { field: format!("{field}.{unit}"), unit, actual, limit });
-        }
-    }
-    Ok(())
 }
 
 /// One checked Acks request.

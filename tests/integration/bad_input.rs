@@ -418,6 +418,9 @@ async fn streams_that_break_the_protocol_end_with_the_reason() {
     check_field(&error, "LIMIT_EXCEEDED", "credit.messages");
     let error = stream_errors(clients, vec![open(), Up::Credit(credit(1, u64::MAX))]).await;
     check_field(&error, "LIMIT_EXCEEDED", "credit.bytes");
+    let half = || Up::Credit(credit(1 << 31, 1));
+    let error = stream_errors(clients, vec![open(), half(), half(), half()]).await;
+    check_field(&error, "LIMIT_EXCEEDED", "credit.messages");
     bench.check_unchanged().await;
 }
 

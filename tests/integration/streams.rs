@@ -117,6 +117,70 @@ async fn acks_on_the_stream_are_answered_one_by_one() {
 }
 
 #[tokio::test]
+async fn acks_are_answered_in_the_order_in_which_they_were_sent() {
+    let (_site, _server, mut clients) = with_queue().await;
+    publish_numbered(&mut clients, "q", 100).await;
+    let mut stream = Stream::open(&mut clients, &subscription("q"), 100, 1 << 20).await;
+    let ids = ack_ids(&stream.take(100).await);
+    for (correlation_id, id) in (0..).zip(ids) {
+        // A rejection takes a read and a commit more than an ack does.
+        let (ack_ids, nacks) = match correlation_id % 2 {
+            0 => (vec![], vec![NackEntry { ack_id: id, ending: Some(reject("no")) }]),
+            _ => (vec![id], vec![]),
+        };
+        stream.send(Up::Acks(Acks { correlation_id, ack_ids, nacks, ..Acks::default() }));
+    }
+    for expected in 0..100 {
+        match stream.next().await {
+            Ok(Some(Down::AckResults(results))) => {
+                let all: Vec<AckResult> = [results.acks, results.nacks].concat();
+                assert_eq!((results.correlation_id, outcomes(&all)), (expected, vec![Outcome::Ok]));
+            }
+            other => panic!("ack results expected, not {other:?}"),
+        }
+    }
+    assert_eq!(stats_of(&mut clients, &subscription("q")).await.ack_floor, 100);
+}
+
+#[tokio::test]
+async fn credit_that_was_spent_may_be_granted_again() {
+    let (_site, _server, mut clients) = with_queue().await;
+    publish_numbered(&mut clients, "q", 30).await;
+    let mut stream = Stream::open(&mut clients, &subscription("q"), 1 << 32, 1 << 40).await;
+    let mut received = stream.take(30).await;
+    let bytes = received.iter().map(|received| body(received).len() as u64).sum();
+    stream.credit(30, bytes);
+    publish_numbered(&mut clients, "q", 1).await;
+    received.extend(stream.take(1).await);
+    assert_eq!(offsets(&received), (0..31).collect::<Vec<_>>());
+}
+
+/// What a client may have unread is bounded by the stream's buffers, whatever credit it gave; the rest is for others.
+#[tokio::test]
+async fn a_client_that_never_reads_holds_a_bounded_part_and_others_get_the_rest() {
+    const MESSAGES: usize = 640;
+    const BODY_BYTES: usize = 64 << 10;
+    let (_site, _server, mut clients) = with_queue().await;
+    let own = subscription("q");
+    let _silent = Stream::open(&mut clients, &own, 1 << 32, 1 << 40).await;
+    for _ in 0..MESSAGES / 8 {
+        publish(&mut clients, "q", &vec![vec![7; BODY_BYTES]; 8]).await;
+    }
+    let mut reader = Stream::open(&mut clients, &own, 1 << 32, 1 << 40).await;
+    let mut received = 0;
+    loop {
+        match tokio::time::timeout(Duration::from_millis(100), reader.next()).await {
+            Ok(Ok(Some(Down::Deliveries(deliveries)))) => received += deliveries.messages.len(),
+            Ok(other) => panic!("deliveries expected, not {other:?}"),
+            Err(_) if stats_of(&mut clients, &own).await.leased_messages == MESSAGES as u64 => break,
+            Err(_) => {}
+        }
+    }
+    let held = (MESSAGES - received) * BODY_BYTES;
+    assert!(held <= 16 << 20, "{held} bytes are held for a client that never reads");
+}
+
+#[tokio::test]
 async fn leases_outlive_their_stream() {
     let (_site, _server, mut clients) = with_queue().await;
     publish(&mut clients, "q", &bodies(5)).await;

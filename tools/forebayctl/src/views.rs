@@ -131,6 +131,10 @@ fn limits(limits: &ServerLimits) -> Value {
         "max_labels": limits.max_labels,
         "max_label_key_bytes": limits.max_label_key_bytes,
         "max_label_value_bytes": limits.max_label_value_bytes,
+        "max_credit_messages": limits.max_credit_messages,
+        "max_credit_bytes": limits.max_credit_bytes,
+        "max_unanswered_acks": limits.max_unanswered_acks,
+        "heartbeat_interval": duration(limits.heartbeat_interval),
     })
 }
 
