@@ -7,7 +7,7 @@ use super::timers::Key;
 use crate::clock::Now;
 use crate::core::state::{Queue, Subscription};
 use crate::core::types::*;
-use crate::core::{admin, remove};
+use crate::core::{admin, pause, remove};
 use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
 use crate::names::{Name, QueueName, SubscriptionName};
 
@@ -42,8 +42,14 @@ impl Shell {
         self.commits.answer(Answer::new(reply, Ok(queues)));
     }
 
-    pub(super) fn delete_queue(&mut self, name: &QueueName, now: Now, reply: Reply<()>) {
-        let decision = admin::delete_queue(&self.state, name);
+    pub(super) fn delete_queue(
+        &mut self,
+        name: &QueueName,
+        expected: Option<Version>,
+        now: Now,
+        reply: Reply<()>,
+    ) {
+        let decision = admin::delete_queue(&self.state, name, expected);
         let subscriptions: Vec<SubscriptionId> = match &decision {
             Ok(decision) => self.existing_queue(decision.answer).subscriptions.values().copied().collect(),
             Err(_) => Vec::new(),
@@ -102,16 +108,46 @@ impl Shell {
         self.commits.answer(Answer::new(reply, result.map_err(Into::into)));
     }
 
-    pub(super) fn delete_subscription(&mut self, name: &SubscriptionName, now: Now, reply: Reply<()>) {
-        let decision = admin::delete_subscription(&self.state, name);
+    pub(super) fn update_subscription(
+        &mut self,
+        name: &SubscriptionName,
+        expected: Option<Version>,
+        config: SubscriptionConfig,
+        now: Now,
+        reply: Reply<SubscriptionView>,
+    ) {
+        let decision = admin::update_subscription(&self.state, name, expected, config, now);
+        let reply = self.aged(reply, now, view_stats);
+        self.enact_and_answer(decision, now, reply, |shell, id| {
+            // It may have more in flight now.
+            shell.mark(id);
+            let subscription = shell.state.subscription(id).expect("it was just updated");
+            (subscription.queue, shell.subscription_view(subscription))
+        });
+    }
+
+    pub(super) fn delete_subscription(
+        &mut self,
+        name: &SubscriptionName,
+        expected: Option<Version>,
+        now: Now,
+        reply: Reply<()>,
+    ) {
+        let decision = admin::delete_subscription(&self.state, name, expected);
         self.enact_and_answer(decision, now, reply, |shell, id| shell.end_consumers(id));
+    }
+
+    pub(super) fn resume(&mut self, target: &pause::Target, now: Now, reply: Reply<u64>) {
+        let decision = pause::resume(&self.state, target);
+        self.enact_and_answer(decision, now, reply, |_, held| held);
+        for id in self.subscriptions_of(&target.queue) {
+            self.mark(id);
+        }
     }
 
     pub(super) fn purge(&mut self, name: &QueueName, end: Option<Offset>, now: Now, reply: Reply<Offset>) {
         let decision = remove::purge(&self.state, name, end);
-        let queue = self.state.queue_named(name);
-        let subscriptions: Vec<SubscriptionId> =
-            queue.map_or_else(|_| Vec::new(), |queue| queue.subscriptions.values().copied().collect());
+        let subscriptions = self.subscriptions_of(name);
         self.enact_and_answer(decision, now, reply, |_, barrier| barrier);
         // Leases that became void leave room for what comes after the barrier.
         for id in subscriptions {
@@ -164,7 +200,12 @@ impl Shell {
         self.commits.answer(Answer::new(reply, Ok(stats)));
     }
 
-    fn existing_queue(&self, id: QueueId) -> &Queue {
+    fn subscriptions_of(&self, name: &QueueName) -> Vec<SubscriptionId> {
+        let queue = self.state.queue_named(name);
+        queue.map_or_else(|_| Vec::new(), |queue| queue.subscriptions.values().copied().collect())
+    }
+
+    pub(super) fn existing_queue(&self, id: QueueId) -> &Queue {
         self.state.queue(id).expect("it was just decided on")
     }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::pipeline::{Publish, PublishResults};
+use crate::core::pause::Target;
 use crate::core::types::*;
 use crate::ids::{Offset, Uid};
 use crate::names::{Name, QueueName, SubscriptionName};
@@ -56,6 +57,8 @@ pub struct Published {
     pub publish_time_us: u64,
     /// The producer's request had been stored before; nothing was added.
     pub duplicate: bool,
+    /// The queue is paused: delivered after the resume.
+    pub held: bool,
 }
 
 /// A message as it was read back; `meta` is decoded by [`crate::record::meta`].
@@ -154,8 +157,15 @@ pub(crate) enum Request {
         limit: usize,
         reply: Reply<Vec<QueueView>>,
     },
+    UpdateQueue {
+        name: QueueName,
+        expected: Option<Version>,
+        config: QueueConfig,
+        reply: Reply<QueueView>,
+    },
     DeleteQueue {
         name: QueueName,
+        expected: Option<Version>,
         reply: Reply<()>,
     },
     CreateSubscription {
@@ -174,9 +184,31 @@ pub(crate) enum Request {
         limit: usize,
         reply: Reply<Vec<SubscriptionView>>,
     },
+    UpdateSubscription {
+        name: SubscriptionName,
+        expected: Option<Version>,
+        config: SubscriptionConfig,
+        reply: Reply<SubscriptionView>,
+    },
     DeleteSubscription {
         name: SubscriptionName,
+        expected: Option<Version>,
         reply: Reply<()>,
+    },
+    Pause {
+        target: Target,
+        refuses: bool,
+        reason: String,
+        reply: Reply<Pause>,
+    },
+    Resume {
+        target: Target,
+        reply: Reply<u64>,
+    },
+    Locate {
+        queue: QueueName,
+        time_us: u64,
+        reply: Reply<Offset>,
     },
     Publish {
         publish: Publish,
@@ -375,8 +407,18 @@ impl Broker {
         self.call(|reply| Request::ListQueues { namespace, after, limit, reply }).await
     }
 
-    pub async fn delete_queue(&self, name: QueueName) -> Result<(), BrokerError> {
-        self.call(|reply| Request::DeleteQueue { name, reply }).await
+    /// Gives a queue another configuration, if it still has the version that is `expected`.
+    pub async fn update_queue(
+        &self,
+        name: QueueName,
+        expected: Option<Version>,
+        config: QueueConfig,
+    ) -> Result<QueueView, BrokerError> {
+        self.call(|reply| Request::UpdateQueue { name, expected, config, reply }).await
+    }
+
+    pub async fn delete_queue(&self, name: QueueName, expected: Option<Version>) -> Result<(), BrokerError> {
+        self.call(|reply| Request::DeleteQueue { name, expected, reply }).await
     }
 
     pub async fn create_subscription(
@@ -402,8 +444,37 @@ impl Broker {
         self.call(|reply| Request::ListSubscriptions { queue, after, limit, reply }).await
     }
 
-    pub async fn delete_subscription(&self, name: SubscriptionName) -> Result<(), BrokerError> {
-        self.call(|reply| Request::DeleteSubscription { name, reply }).await
+    /// Gives a subscription another configuration, if it still has the version that is `expected`.
+    pub async fn update_subscription(
+        &self,
+        name: SubscriptionName,
+        expected: Option<Version>,
+        config: SubscriptionConfig,
+    ) -> Result<SubscriptionView, BrokerError> {
+        self.call(|reply| Request::UpdateSubscription { name, expected, config, reply }).await
+    }
+
+    pub async fn delete_subscription(
+        &self,
+        name: SubscriptionName,
+        expected: Option<Version>,
+    ) -> Result<(), BrokerError> {
+        self.call(|reply| Request::DeleteSubscription { name, expected, reply }).await
+    }
+
+    /// Stops delivery until the resume; publishes are held, or refused.
+    pub async fn pause(&self, target: Target, refuses: bool, reason: String) -> Result<Pause, BrokerError> {
+        self.call(|reply| Request::Pause { target, refuses, reason, reply }).await
+    }
+
+    /// Goes on with delivery; gives how many messages were published during the pause.
+    pub async fn resume(&self, target: Target) -> Result<u64, BrokerError> {
+        self.call(|reply| Request::Resume { target, reply }).await
+    }
+
+    /// The offset of the first retained message that was published at `time_us` or later, or the queue's next one.
+    pub async fn locate(&self, queue: QueueName, time_us: u64) -> Result<Offset, BrokerError> {
+        self.call(|reply| Request::Locate { queue, time_us, reply }).await
     }
 
     /// Stores messages, all or none, and answers when they are on disk.

@@ -129,7 +129,7 @@ mod tests {
         let [(purged, first), (deleted, second)] = queues;
         let decision = remove::purge(&state, &purged, Some(Offset(2))).unwrap();
         enact(&mut state, decision);
-        let decision = admin::delete_queue(&state, &deleted).unwrap();
+        let decision = admin::delete_queue(&state, &deleted, None).unwrap();
         enact(&mut state, decision);
         let live = live(&state);
         assert_eq!([2, 3].map(|end| live(first, Offset(end))), [false, true]);

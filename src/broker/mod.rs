@@ -21,6 +21,7 @@ mod checkpoints;
 mod commits;
 mod consumers;
 mod due;
+mod locate;
 mod open;
 pub mod pipeline;
 mod publish;

@@ -55,7 +55,8 @@ impl Shell {
         let runs = lane_runs(&messages);
         self.check_size(&runs)?;
         let decision = publish::publish(&self.state, &queue, &runs, producer, now)?;
-        let queue_uid = self.state.queue_named(&queue)?.uid;
+        let queue = self.state.queue_named(&queue)?;
+        let (queue_uid, held) = (queue.uid, queue.pause.is_some());
         if !decision.events.is_empty() {
             let mut parts = messages.into_iter().map(|message| message.parts);
             let records = decision.events.iter().map(|event| match event {
@@ -72,6 +73,7 @@ impl Shell {
             count: answer.count,
             publish_time_us: answer.publish_time_us,
             duplicate: answer.duplicate,
+            held,
         })
     }
 

@@ -152,6 +152,9 @@ impl Shell {
         }
         let Some((consumer, room)) = self.consumers.next(id) else { return false };
         let Some(subscription) = self.state.subscription(id) else { return false };
+        if self.state.is_paused(subscription) {
+            return false;
+        }
         let queue = subscription.queue;
         let candidates = consume::candidates(subscription, room.messages, self.end(queue));
         if candidates.is_empty() {
@@ -305,15 +308,18 @@ impl Shell {
         messages: Vec<StoredMessage>,
         now: Now,
     ) {
-        let mut messages = messages.into_iter().peekable();
-        let mut unused = Vec::new();
-        let mut deliveries = Vec::with_capacity(messages.len());
         let lease_us = self.consumers.get_mut(id).map_or(0, |consumer| consumer.lease_us);
         let state = self.state.subscription(subscription);
+        // A pause that came while the bytes were read holds them back.
+        let paused = state.is_some_and(|subscription| self.state.is_paused(subscription));
+        let messages = if paused { Vec::new() } else { messages };
         let is_leased = |handed: &Handed| {
             let message = state.and_then(|subscription| subscription.delivery.outstanding(handed.offset));
             message.is_some_and(|message| message.lease == handed.lease)
         };
+        let mut messages = messages.into_iter().peekable();
+        let mut unused = Vec::new();
+        let mut deliveries = Vec::with_capacity(messages.len());
         // What was purged while its bytes were read is nobody's any more.
         for handed in handed.into_iter().filter(is_leased) {
             while messages.next_if(|message| message.offset < handed.offset).is_some() {}

@@ -19,7 +19,7 @@ use super::settle::Jobs;
 use super::timers::{Key, Timers};
 use crate::clock::{Clock, Now};
 use crate::core::types::Reject;
-use crate::core::{Decision, Event, State, event_codec, remove};
+use crate::core::{Decision, Event, State, admin, event_codec, pause, remove};
 use crate::ids::{Offset, QueueId, SubscriptionId, Ticket};
 use crate::log::{Log, LogError, LogEvent, Placed, Room};
 
@@ -133,7 +133,11 @@ impl Shell {
             Request::ListQueues { namespace, after, limit, reply } => {
                 self.list_queues(&namespace, after.as_ref(), limit, reply);
             }
-            Request::DeleteQueue { name, reply } => self.delete_queue(&name, now, reply),
+            Request::UpdateQueue { name, expected, config, reply } => {
+                let decision = admin::update_queue(&self.state, &name, expected, config, now);
+                self.enact_and_answer(decision, now, reply, |shell, id| shell.existing_queue(id).view());
+            }
+            Request::DeleteQueue { name, expected, reply } => self.delete_queue(&name, expected, now, reply),
             Request::CreateSubscription { name, config, start, reply } => {
                 self.create_subscription(name, config, start, now, reply);
             }
@@ -141,7 +145,18 @@ impl Shell {
             Request::ListSubscriptions { queue, after, limit, reply } => {
                 self.list_subscriptions(&queue, after.as_ref(), limit, now, reply);
             }
-            Request::DeleteSubscription { name, reply } => self.delete_subscription(&name, now, reply),
+            Request::UpdateSubscription { name, expected, config, reply } => {
+                self.update_subscription(&name, expected, config, now, reply);
+            }
+            Request::DeleteSubscription { name, expected, reply } => {
+                self.delete_subscription(&name, expected, now, reply);
+            }
+            Request::Pause { target, refuses, reason, reply } => {
+                let decision = pause::pause(&self.state, &target, refuses, reason, now);
+                self.enact_and_answer(decision, now, reply, |_, pause| pause);
+            }
+            Request::Resume { target, reply } => self.resume(&target, now, reply),
+            Request::Locate { queue, time_us, reply } => self.locate(&queue, time_us, reply),
             Request::Publish { publish, reply } => self.publish(publish, now, reply),
             Request::PublishAll { publishes, reply } => self.publish_all(publishes, now, reply),
             Request::Pull { consumer, name, options, reply } => {

@@ -59,9 +59,45 @@ pub(super) fn first_subscription(state: &State, queue: QueueId, uid: Uid, now: N
     })
 }
 
+/// Gives a queue another configuration.
+pub fn update_queue(
+    state: &State,
+    name: &QueueName,
+    expected: Option<Version>,
+    config: QueueConfig,
+    now: Now,
+) -> Result<Decision<QueueId>, Reject> {
+    let queue = state.queue_named(name)?;
+    check_version(expected, queue.version(), name)?;
+    let id = queue.id;
+    if config == queue.config {
+        return Ok(Decision { answer: id, events: Vec::new() });
+    }
+    let event = Event::QueueUpdated { queue: id, config, update_time_us: now.wall_us };
+    Ok(Decision { answer: id, events: vec![event] })
+}
+
+/// Refuses a change of what is no longer as its caller has seen it.
+fn check_version(
+    expected: Option<Version>,
+    is: Version,
+    resource: &impl std::fmt::Display,
+) -> Result<(), Reject> {
+    match expected {
+        Some(expected) if expected != is => Err(Reject::VersionMismatch { resource: resource.to_string() }),
+        _ => Ok(()),
+    }
+}
+
 /// Deletes a queue with its subscriptions and messages.
-pub fn delete_queue(state: &State, name: &QueueName) -> Result<Decision<QueueId>, Reject> {
-    let queue = state.queue_named(name)?.id;
+pub fn delete_queue(
+    state: &State,
+    name: &QueueName,
+    expected: Option<Version>,
+) -> Result<Decision<QueueId>, Reject> {
+    let queue = state.queue_named(name)?;
+    check_version(expected, queue.version(), name)?;
+    let queue = queue.id;
     Ok(Decision { answer: queue, events: vec![Event::QueueDeleted { queue }] })
 }
 
@@ -102,23 +138,54 @@ pub fn create_subscription(
     Ok(Decision { answer: subscription, events: vec![Event::SubscriptionCreated(created)] })
 }
 
+/// Gives a subscription another configuration. Leases that were given keep their length.
+pub fn update_subscription(
+    state: &State,
+    name: &SubscriptionName,
+    expected: Option<Version>,
+    config: SubscriptionConfig,
+    now: Now,
+) -> Result<Decision<SubscriptionId>, Reject> {
+    let subscription = state.subscription_named(name)?;
+    check_version(expected, subscription.version(), name)?;
+    let id = subscription.id;
+    if config == subscription.config {
+        return Ok(Decision { answer: id, events: Vec::new() });
+    }
+    if let Some(target) = &config.dead_letter_queue {
+        check_target(state, state.queue_named(&name.queue)?, target)?;
+    }
+    let (queue, update_time_us) = (subscription.queue, now.wall_us);
+    let event = Event::SubscriptionUpdated { queue, subscription: id, config, update_time_us };
+    Ok(Decision { answer: id, events: vec![event] })
+}
+
 /// Deletes a subscription; its leases end.
 pub fn delete_subscription(
     state: &State,
     name: &SubscriptionName,
+    expected: Option<Version>,
 ) -> Result<Decision<SubscriptionId>, Reject> {
     let subscription = state.subscription_named(name)?;
+    check_version(expected, subscription.version(), name)?;
     let event = Event::SubscriptionDeleted { queue: subscription.queue, subscription: subscription.id };
     Ok(Decision { answer: subscription.id, events: vec![event] })
 }
 
 impl Queue {
+    pub fn version(&self) -> Version {
+        Version { uid: self.uid, revision: self.revision }
+    }
+
     pub fn view(&self) -> QueueView {
         QueueView {
             name: self.name.clone(),
             uid: self.uid,
             config: self.config.clone(),
             create_time_us: self.create_time_us,
+            update_time_us: self.update_time_us,
+            revision: self.revision,
+            pause: self.pause.clone(),
             first_offset: self.first_offset,
             next_offset: self.next_offset,
         }
@@ -126,6 +193,10 @@ impl Queue {
 }
 
 impl Subscription {
+    pub fn version(&self) -> Version {
+        Version { uid: self.uid, revision: self.revision }
+    }
+
     pub fn full_name(&self, queue: &Queue) -> SubscriptionName {
         SubscriptionName { queue: queue.name.clone(), subscription: self.name.clone() }
     }
@@ -136,6 +207,9 @@ impl Subscription {
             uid: self.uid,
             config: self.config.clone(),
             create_time_us: self.create_time_us,
+            update_time_us: self.update_time_us,
+            revision: self.revision,
+            pause: self.pause.clone(),
             stats,
         }
     }

@@ -3,7 +3,7 @@
 use super::delivery::LeaseId;
 use super::runs::OffsetRun;
 use super::spilled::{Ref, RestOfRun};
-use super::types::{ProducerStamp, QueueConfig, SubscriptionConfig};
+use super::types::{Pause, ProducerStamp, QueueConfig, SubscriptionConfig};
 use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
 use crate::names::{Name, QueueName};
 use crate::record::Lane;
@@ -80,6 +80,28 @@ pub enum Event {
         place: Offset,
         rest: Option<RestOfRun>,
         refs: Vec<Ref>,
+    },
+    /// The queue's owner has changed what may be chosen about it.
+    QueueUpdated {
+        queue: QueueId,
+        config: QueueConfig,
+        update_time_us: u64,
+    },
+    SubscriptionUpdated {
+        queue: QueueId,
+        subscription: SubscriptionId,
+        config: SubscriptionConfig,
+        update_time_us: u64,
+    },
+    /// Nothing is delivered from here on, of the queue or of one subscription.
+    Paused {
+        queue: QueueId,
+        subscription: Option<SubscriptionId>,
+        pause: Pause,
+    },
+    Resumed {
+        queue: QueueId,
+        subscription: Option<SubscriptionId>,
     },
     /// The server started again: leases go on from here on the log's clock.
     Started {

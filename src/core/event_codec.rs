@@ -19,6 +19,11 @@
 //! Cancelled            fields                                                    (the offset is in the header)
 //! Spilled              queue | refs | fields    (the header has the subscription's store of refs, and the place there)
 //! Recalled             subscription | place | flags u8 (1 = it goes on) | if so, position and due_us | refs | fields
+//! QueueUpdated         update_time_us | config | fields
+//! SubscriptionUpdated  subscription | update_time_us | config | fields
+//! Paused               subscription (0 = all) | flags u8 (1 = publishes are refused) | time_us | reason | fields
+//!                                                               (the queue's next offset is in the header)
+//! Resumed              subscription (0 = all) | fields
 //! Publish              header PRODUCER_STAMP: epoch | sequence | count of the whole request | log_us | id (the rest)
 //! ```
 //! `fields` are tagged values ([`tlv`]) for what later builds add; this build writes none and refuses critical ones.
@@ -29,7 +34,7 @@ use super::event::*;
 use super::ref_codec::{self, distance, put_distance};
 use super::runs::OffsetRun;
 use super::spilled::{Ref, RestOfRun};
-use super::types::ProducerStamp;
+use super::types::{Pause, ProducerStamp};
 use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
 use crate::names::{Name, QueueName};
 use crate::record::envelope::PRODUCER_STAMP;
@@ -134,6 +139,28 @@ pub fn encode(event: &Event) -> Record {
             put_rest(&mut out, *rest);
             (Kind::Recalled, *queue, put_refs(&mut out, refs))
         }
+        Event::QueueUpdated { queue, config, update_time_us } => {
+            out.put_varint(*update_time_us);
+            config_codec::put_queue(&mut out, config);
+            (Kind::QueueUpdated, *queue, Offset(0))
+        }
+        Event::SubscriptionUpdated { queue, subscription, config, update_time_us } => {
+            out.put_varint(subscription.0);
+            out.put_varint(*update_time_us);
+            config_codec::put_subscription(&mut out, config);
+            (Kind::SubscriptionUpdated, *queue, Offset(0))
+        }
+        Event::Paused { queue, subscription, pause } => {
+            out.put_varint(subscription.map_or(0, |id| id.0));
+            out.put_u8(u8::from(pause.refuses));
+            out.put_varint(pause.time_us);
+            out.put_str(&pause.reason);
+            (Kind::Paused, *queue, pause.from)
+        }
+        Event::Resumed { queue, subscription } => {
+            out.put_varint(subscription.map_or(0, |id| id.0));
+            (Kind::Resumed, *queue, Offset(0))
+        }
     };
     Record { kind, flags: 0, queue, offset, headers: Vec::new(), body: Body::Plain(out) }
 }
@@ -202,6 +229,28 @@ pub fn decode(head: &RecordHead<'_>) -> Result<Option<Event>, EventError> {
             rest: rest_of_run(&mut body)?,
             refs: ref_codec::read(&mut body)?,
         },
+        Kind::QueueUpdated => Event::QueueUpdated {
+            queue,
+            update_time_us: body.varint()?,
+            config: config_codec::queue(&mut body)?,
+        },
+        Kind::SubscriptionUpdated => Event::SubscriptionUpdated {
+            queue,
+            subscription: subscription(&mut body)?,
+            update_time_us: body.varint()?,
+            config: config_codec::subscription(&mut body)?,
+        },
+        Kind::Paused => Event::Paused {
+            queue,
+            subscription: one_or_all(&mut body)?,
+            pause: Pause {
+                refuses: flag(&mut body)?,
+                time_us: body.varint()?,
+                reason: body.str()?.to_owned(),
+                from: head.offset,
+            },
+        },
+        Kind::Resumed => Event::Resumed { queue, subscription: one_or_all(&mut body)? },
     };
     tlv::check(body.rest(), &[])?;
     Ok(Some(event))
@@ -324,6 +373,10 @@ fn rest_of_run(body: &mut Reader<'_>) -> Result<Option<RestOfRun>, WireError> {
 
 fn subscription(body: &mut Reader<'_>) -> Result<SubscriptionId, WireError> {
     body.varint().map(SubscriptionId)
+}
+
+fn one_or_all(body: &mut Reader<'_>) -> Result<Option<SubscriptionId>, WireError> {
+    Ok(Some(subscription(body)?).filter(|id| id.0 > 0))
 }
 
 fn flag(body: &mut Reader<'_>) -> Result<bool, WireError> {

@@ -2,7 +2,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::core::types::{QueueConfig, RetryPolicy, SubscriptionConfig};
+use crate::core::types::{Pause, QueueConfig, RetryPolicy, SubscriptionConfig};
 use crate::ids::Lsn;
 use crate::record::Lane;
 use crate::record::envelope;
@@ -72,7 +72,7 @@ fn delivery_event() -> impl Strategy<Value = Event> {
 
 fn admin_event() -> impl Strategy<Value = Event> {
     let labels = proptest::collection::vec((".{0,20}", ".{0,20}"), 0..5);
-    (any::<[u8; 16]>(), name(), name(), labels, any::<(u64, u64, bool)>(), 0..4u8).prop_map(
+    (any::<[u8; 16]>(), name(), name(), labels, any::<(u64, u64, bool)>(), 0..8u8).prop_map(
         |(uid, a, b, labels, (x, y, dead_letters), which)| match which {
             0 => Event::QueueCreated(QueueCreated {
                 queue: QueueId(x),
@@ -97,6 +97,27 @@ fn admin_event() -> impl Strategy<Value = Event> {
                 create_time_us: y,
             }),
             2 => Event::QueueDeleted { queue: QueueId(x) },
+            3 => Event::QueueUpdated { queue: QueueId(x), config: QueueConfig { labels }, update_time_us: y },
+            4 => Event::SubscriptionUpdated {
+                queue: QueueId(x),
+                subscription: SubscriptionId(y),
+                config: SubscriptionConfig { lease_us: x, in_flight_max: y, ..Default::default() },
+                update_time_us: y,
+            },
+            5 => Event::Paused {
+                queue: QueueId(x),
+                subscription: dead_letters.then_some(SubscriptionId(y.max(1))),
+                pause: Pause {
+                    refuses: !dead_letters,
+                    reason: a.as_str().to_owned(),
+                    time_us: x,
+                    from: Offset(y),
+                },
+            },
+            6 => Event::Resumed {
+                queue: QueueId(x),
+                subscription: dead_letters.then_some(SubscriptionId(y.max(1))),
+            },
             _ => Event::SubscriptionDeleted { queue: QueueId(x), subscription: SubscriptionId(y) },
         },
     )
@@ -208,6 +229,14 @@ fn one_of_each() -> Vec<(&'static str, Record)> {
         Ref { due_us: 1_000_000, offset: Offset(70), attempts: 1 },
         Ref { due_us: 1_000_300, offset: Offset(12), attempts: 300 },
     ];
+    let (config, update_time_us) = (created.config.clone(), 1_700_000_000_000_003);
+    let subscription_config = subscribed.config.clone();
+    let pause = Pause {
+        refuses: true,
+        reason: "drill".to_owned(),
+        time_us: 1_700_000_000_000_004,
+        from: Offset(69_000),
+    };
     vec![
         ("QueueCreated", encode(&Event::QueueCreated(created))),
         ("QueueDeleted", encode(&Event::QueueDeleted { queue })),
@@ -247,6 +276,18 @@ fn one_of_each() -> Vec<(&'static str, Record)> {
                 refs,
             }),
         ),
+        ("QueueUpdated", encode(&Event::QueueUpdated { queue, config, update_time_us })),
+        (
+            "SubscriptionUpdated",
+            encode(&Event::SubscriptionUpdated {
+                queue,
+                subscription,
+                config: subscription_config,
+                update_time_us,
+            }),
+        ),
+        ("Paused", encode(&Event::Paused { queue, subscription: None, pause })),
+        ("Resumed", encode(&Event::Resumed { queue, subscription: Some(subscription) })),
     ]
 }
 

@@ -100,6 +100,18 @@ impl State {
             Event::Recalled { queue, subscription, refs, .. } => {
                 self.admits_refs(*queue, *subscription, refs)
             }
+            Event::QueueUpdated { queue, .. } | Event::Resumed { queue, subscription: None } => {
+                self.queue(*queue).map(drop).ok_or(Misfit::NoQueue(*queue))
+            }
+            Event::SubscriptionUpdated { queue, subscription, .. }
+            | Event::Resumed { queue, subscription: Some(subscription) } => {
+                self.admits_runs(*queue, *subscription, &[])
+            }
+            Event::Paused { queue, subscription, pause } => {
+                self.queue(*queue).ok_or(Misfit::NoQueue(*queue))?;
+                self.reaches(*queue, pause.from)?;
+                subscription.map_or(Ok(()), |id| self.admits_runs(*queue, id, &[]))
+            }
             Event::Started { .. } => Ok(()),
         }
     }

@@ -10,7 +10,8 @@
 //! 3. Message bodies and metadata never come in here.
 //!
 //! Decisions live by subject: [`admin`], [`publish`], [`consume`], [`settle`], [`retry`],
-//! [`dead_letter`], [`remove`], [`spill`]. [`rebuild`] makes a state of what a log without checkpoints still has.
+//! [`dead_letter`], [`remove`], [`spill`], [`pause`]. [`rebuild`] makes a state of what a log without checkpoints still
+//! has.
 
 pub mod admin;
 pub mod bits;
@@ -21,6 +22,7 @@ pub mod delivery;
 pub mod event;
 pub mod event_codec;
 pub mod misfit;
+pub mod pause;
 pub mod producers;
 pub mod publish;
 pub mod rebuild;

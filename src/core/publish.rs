@@ -37,6 +37,9 @@ pub fn publish(
             return Err(Reject::TooManyProducers { max: PRODUCERS_MAX });
         }
     }
+    if let Some(pause) = queue.pause.as_ref().filter(|pause| pause.refuses) {
+        return Err(Reject::Paused { queue: queue.name.clone(), reason: pause.reason.clone() });
+    }
     let count: u32 = runs.iter().map(|run| run.count).sum();
     assert!(count > 0, "a publish has at least one message");
     let answer = PublishAnswer {

@@ -4,11 +4,12 @@
 //! snapshot   version u32 | shard blob | count | a blob for each queue, in order of id
 //! shard      last queue | last subscription | last lease | incarnation | producers_expired_us
 //! queue      id | uid | flags u8 (1 = holds dead letters) | namespace | queue | create_time_us | first offset
-//!            | next offset | last_publish_us | published_bytes | config blob
+//!            | next offset | last_publish_us | published_bytes | config blob | update_time_us | revision | pause
 //!            | count | a blob for each producer, in order of id | count | a blob for each subscription, in order of name
 //! producer   id | epoch | sequence | last_used_us | answers: count, then first offset, count, publish_time_us
 //! subscription
-//!            id | uid | name | create_time_us | config blob | delivery blob
+//!            id | uid | name | create_time_us | config blob | update_time_us | revision | pause | delivery blob
+//! pause      0 u8 (none) | 1 u8 (publishes are held) or 2 u8 (refused), time_us, next offset, reason
 //! delivery   floor | finished | cursor | outstanding: count, then in order of offset: offset less that of the one
 //!            before (at first 0), attempts, incarnation and number of the lease, phase
 //!            | place of the next run of refs | runs: count, then in order of place: place less that of the one before

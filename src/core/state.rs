@@ -12,7 +12,7 @@ use super::delivery::Delivery;
 use super::event::{Event, PublishedRun, QueueCreated, SubscriptionCreated};
 use super::producers::Producers;
 use super::runs::OffsetRun;
-use super::types::{ProducerStamp, QueueConfig, Reject, SubscriptionConfig};
+use super::types::{Pause, ProducerStamp, QueueConfig, Reject, SubscriptionConfig};
 use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
 use crate::limits::PRODUCER_IDLE_US;
 use crate::names::{Name, QueueName, SubscriptionName};
@@ -50,6 +50,11 @@ pub struct Queue {
     pub name: QueueName,
     pub config: QueueConfig,
     pub create_time_us: u64,
+    /// Of the last change of its configuration.
+    pub update_time_us: u64,
+    /// Counts the changes of its configuration.
+    pub revision: u64,
+    pub pause: Option<Pause>,
     /// It holds dead letters and has none of its own.
     pub dead_letters: bool,
     /// Below it every message is finished by all subscriptions. Never decreases.
@@ -70,6 +75,12 @@ pub struct Subscription {
     pub name: Name,
     pub config: SubscriptionConfig,
     pub create_time_us: u64,
+    /// Of the last change of its configuration.
+    pub update_time_us: u64,
+    /// Counts the changes of its configuration.
+    pub revision: u64,
+    /// Its own; its queue may be paused besides.
+    pub pause: Option<Pause>,
     pub delivery: Delivery,
 }
 
@@ -118,6 +129,12 @@ impl State {
         let queue = self.queue_named(&name.queue)?;
         let id = queue.subscriptions.get(&name.subscription);
         Ok(&self.subscriptions[id.ok_or_else(|| Reject::SubscriptionNotFound(name.clone()))?])
+    }
+
+    /// Whether nothing is delivered on a subscription: it is paused, or its queue is.
+    pub fn is_paused(&self, subscription: &Subscription) -> bool {
+        let queue = self.queue(subscription.queue);
+        subscription.pause.is_some() || queue.is_some_and(|queue| queue.pause.is_some())
     }
 
     pub fn subscription_ids(&self) -> impl Iterator<Item = SubscriptionId> {
@@ -205,6 +222,22 @@ impl State {
             Event::Recalled { subscription, place, rest, refs, .. } => {
                 self.delivery(*subscription).recall(*place, *rest, refs);
             }
+            Event::QueueUpdated { queue, config, update_time_us } => {
+                let queue = self.queues.get_mut(queue).expect("only a queue that exists is updated");
+                queue.config = config.clone();
+                queue.update_time_us = *update_time_us;
+                queue.revision += 1;
+            }
+            Event::SubscriptionUpdated { subscription, config, update_time_us, .. } => {
+                let subscription = self.existing(*subscription);
+                subscription.config = config.clone();
+                subscription.update_time_us = *update_time_us;
+                subscription.revision += 1;
+            }
+            Event::Paused { queue, subscription, pause } => {
+                *self.pause_of(*queue, *subscription) = Some(pause.clone());
+            }
+            Event::Resumed { queue, subscription } => *self.pause_of(*queue, *subscription) = None,
             Event::Started { incarnation, log_us } => self.started(*incarnation, *log_us),
         }
     }
@@ -223,6 +256,9 @@ impl State {
             name: created.name.clone(),
             config: created.config.clone(),
             create_time_us: created.create_time_us,
+            update_time_us: created.create_time_us,
+            revision: 0,
+            pause: None,
             dead_letters: created.dead_letters,
             first_offset: Offset(0),
             next_offset: Offset(0),
@@ -255,6 +291,9 @@ impl State {
             name: created.name.clone(),
             config: created.config.clone(),
             create_time_us: created.create_time_us,
+            update_time_us: created.create_time_us,
+            revision: 0,
+            pause: None,
             delivery: Delivery::starting_at(created.start),
         };
         self.subscriptions.insert(created.subscription, subscription);
@@ -377,7 +416,18 @@ impl State {
         self.producers += queue.producers.len() - known;
     }
 
+    fn existing(&mut self, id: SubscriptionId) -> &mut Subscription {
+        self.subscriptions.get_mut(&id).expect("an event's subscription exists")
+    }
+
     fn delivery(&mut self, id: SubscriptionId) -> &mut Delivery {
-        &mut self.subscriptions.get_mut(&id).expect("an event's subscription exists").delivery
+        &mut self.existing(id).delivery
+    }
+
+    fn pause_of(&mut self, queue: QueueId, subscription: Option<SubscriptionId>) -> &mut Option<Pause> {
+        match subscription {
+            Some(id) => &mut self.existing(id).pause,
+            None => &mut self.queues.get_mut(&queue).expect("an event's queue exists").pause,
+        }
     }
 }

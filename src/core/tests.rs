@@ -1,5 +1,6 @@
 //! Tests by operation: what is decided, and what the state says after it is applied.
 
+mod change;
 mod harness;
 mod misfit;
 mod rebuild;
@@ -23,7 +24,7 @@ use crate::record::Lane;
 fn names_are_taken_once_and_ids_never_twice() {
     let mut shard = Shard::with_queue("q");
     assert_eq!(shard.create_queue("q"), Err(Reject::QueueExists(queue_name("q"))));
-    let decision = admin::delete_queue(&shard.state, &queue_name("q")).unwrap();
+    let decision = admin::delete_queue(&shard.state, &queue_name("q"), None).unwrap();
     let first = shard.enact(decision);
     assert!(matches!(shard.publish("q", 1, None), Err(Reject::QueueNotFound(_))));
     assert!(shard.state.subscription_named(&subscription_name("q", "default")).is_err());
@@ -81,7 +82,7 @@ fn messages_are_kept_for_the_slowest_subscription() {
     let handed = shard.lease(10);
     shard.settle(&handed.iter().map(|h| (*h, Ending::Ack)).collect::<Vec<_>>());
     assert_eq!(first_offset(&shard), Offset(3));
-    let decision = admin::delete_subscription(&shard.state, &subscription_name("q", "slow")).unwrap();
+    let decision = admin::delete_subscription(&shard.state, &subscription_name("q", "slow"), None).unwrap();
     shard.enact(decision);
     assert_eq!(first_offset(&shard), Offset(10));
 }

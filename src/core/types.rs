@@ -33,6 +33,27 @@ pub struct RetryPolicy {
     pub backoff_us_max: u64,
 }
 
+/// A stop of delivery. What is held meanwhile is delivered after the resume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// Publishes are refused, not held.
+    pub refuses: bool,
+    /// For those who ask why.
+    pub reason: String,
+    /// Wall time, microseconds since the Unix epoch.
+    pub time_us: u64,
+    /// The offset that the next message had.
+    pub from: Offset,
+}
+
+/// One state of a queue's or subscription's configuration: a change may ask that it is still this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    pub uid: Uid,
+    /// Counts the changes since it was made.
+    pub revision: u64,
+}
+
 /// Where a new subscription begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Start {
@@ -53,6 +74,10 @@ pub struct QueueView {
     pub config: QueueConfig,
     /// Wall time of creation, microseconds since the Unix epoch.
     pub create_time_us: u64,
+    /// Of the last change of its configuration.
+    pub update_time_us: u64,
+    pub revision: u64,
+    pub pause: Option<Pause>,
     pub first_offset: Offset,
     pub next_offset: Offset,
 }
@@ -64,6 +89,11 @@ pub struct SubscriptionView {
     pub uid: Uid,
     pub config: SubscriptionConfig,
     pub create_time_us: u64,
+    /// Of the last change of its configuration.
+    pub update_time_us: u64,
+    pub revision: u64,
+    /// Its own; its queue may be paused besides.
+    pub pause: Option<Pause>,
     pub stats: SubscriptionStats,
 }
 
@@ -176,6 +206,14 @@ pub enum Reject {
         "producer {producer:?} of queue {queue} has epoch {got}, but epoch {current} has taken over; this producer must stop"
     )]
     ProducerFenced { queue: QueueName, producer: String, got: u64, current: u64 },
+    #[error("{resource} has changed since its etag was read; read it again")]
+    VersionMismatch { resource: String },
+    #[error("queue {queue} is paused and takes no messages until it is resumed{}", because(reason))]
+    Paused { queue: QueueName, reason: String },
     #[error("{max} producers are remembered, the most there may be; try again when idle ones have expired")]
     TooManyProducers { max: usize },
+}
+
+fn because(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(": {reason}") }
 }

@@ -123,7 +123,7 @@ impl Queue {
     /// # Errors
     /// [`Error::Refused`] if it does not exist.
     pub async fn delete(self) -> Result<(), Error> {
-        let deleted = self.shared.broker.delete_queue(self.name).await;
+        let deleted = self.shared.broker.delete_queue(self.name, None).await;
         deleted.map_err(|error| self.shared.error(error))
     }
 

@@ -80,7 +80,7 @@ impl Subscription {
     /// # Errors
     /// [`Error::Refused`] if it does not exist.
     pub async fn delete(self) -> Result<(), Error> {
-        let deleted = self.shared.broker.delete_subscription(self.name).await;
+        let deleted = self.shared.broker.delete_subscription(self.name, None).await;
         deleted.map_err(|error| self.shared.error(error))
     }
 }

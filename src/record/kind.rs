@@ -32,6 +32,10 @@ pub enum Kind {
     Cancelled = 70,
     Spilled = 71,
     Recalled = 72,
+    QueueUpdated = 75,
+    SubscriptionUpdated = 76,
+    Paused = 77,
+    Resumed = 78,
 }
 
 /// A number that no kind of record has.
@@ -41,7 +45,7 @@ pub struct UnknownKind(pub u8);
 
 impl Kind {
     /// Every kind there is, in order of its number.
-    pub const ALL: [Kind; 24] = [
+    pub const ALL: [Kind; 28] = [
         Kind::NoOp,
         Kind::ServerStarted,
         Kind::SegmentAdded,
@@ -66,6 +70,10 @@ impl Kind {
         Kind::Cancelled,
         Kind::Spilled,
         Kind::Recalled,
+        Kind::QueueUpdated,
+        Kind::SubscriptionUpdated,
+        Kind::Paused,
+        Kind::Resumed,
     ];
 
     /// Whether a plain record of this kind is found again by its queue and offset, as a message is.

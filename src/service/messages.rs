@@ -65,7 +65,7 @@ pub(super) fn show_published(published: Published) -> PublishResponse {
             offset: offset.0,
             duplicate: published.duplicate,
             diverted: false,
-            held: false,
+            held: published.held,
         }
     };
     PublishResponse {

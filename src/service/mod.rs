@@ -22,6 +22,7 @@ pub mod status;
 mod subscribe;
 mod time;
 mod token;
+mod update;
 
 use std::sync::Arc;
 

@@ -1,11 +1,15 @@
-//! `QueueService`: queues and subscriptions, made, shown and removed.
+//! `QueueService`: queues and subscriptions, made, shown, paused and removed. How they are changed: [`super::update`].
 
 use tonic::{Request, Response, Status};
 
 use super::check::{self, not_built, output_only, required};
 use super::status::Refusal;
-use super::{Shared, rpc_not_built, time, token};
-use crate::core::types::{QueueConfig, QueueView, RetryPolicy, Start, SubscriptionConfig, SubscriptionView};
+use super::{Shared, rpc_not_built, time, token, update};
+use crate::clock;
+use crate::core::pause::Target;
+use crate::core::types::{
+    Pause, QueueConfig, QueueView, RetryPolicy, Start, SubscriptionConfig, SubscriptionView, Version,
+};
 use crate::ids::Offset;
 use crate::limits::*;
 use crate::names::{QueueName, SubscriptionName};
@@ -33,6 +37,11 @@ fn queue_to_make(queue: Queue) -> Result<(QueueName, QueueConfig), Refusal> {
             ("pauses", !queue.pauses.is_empty()),
         ],
     )?;
+    Ok((name, queue_config(queue)?))
+}
+
+/// What the owner of a queue chooses.
+pub(super) fn queue_config(queue: Queue) -> Result<QueueConfig, Refusal> {
     not_built(
         "queue.",
         &[
@@ -46,7 +55,7 @@ fn queue_to_make(queue: Queue) -> Result<(QueueName, QueueConfig), Refusal> {
             ("source_limits", queue.source_limits.is_some()),
         ],
     )?;
-    Ok((name, QueueConfig { labels: check::labels("queue.labels", queue.labels)? }))
+    Ok(QueueConfig { labels: check::labels("queue.labels", queue.labels)? })
 }
 
 fn subscription_to_make(
@@ -61,8 +70,14 @@ fn subscription_to_make(
             ("create_time", subscription.create_time.is_some()),
             ("update_time", subscription.update_time.is_some()),
             ("stats", subscription.stats.is_some()),
+            ("pause", subscription.pause.is_some()),
         ],
     )?;
+    Ok((name, subscription_config(subscription)?))
+}
+
+/// What the owner of a subscription chooses.
+pub(super) fn subscription_config(subscription: Subscription) -> Result<SubscriptionConfig, Refusal> {
     not_built(
         "subscription.",
         &[
@@ -90,7 +105,7 @@ fn subscription_to_make(
     };
     let retry = retry_policy(subscription.retry_policy, subscription.max_attempts)?;
     let lease_us = lease_us.unwrap_or(LEASE_US_DEFAULT);
-    Ok((name, SubscriptionConfig { lease_us, in_flight_max, retry, dead_letter_queue }))
+    Ok(SubscriptionConfig { lease_us, in_flight_max, retry, dead_letter_queue })
 }
 
 fn retry_policy(
@@ -122,40 +137,71 @@ fn retry_policy(
     Ok(retry)
 }
 
-fn start_of(start: Option<Position>) -> Result<Start, Refusal> {
-    match start {
+/// Where a new subscription of a queue begins.
+async fn start_of(shared: &Shared, queue: &QueueName, start: Option<Position>) -> Result<Start, Status> {
+    let start = match start {
         None => Ok(Start::default()),
         Some(Position { position: None }) => {
-            Err(check::invalid("start.position", "is missing; set earliest, latest or offset"))
+            Err(check::invalid("start.position", "is missing; set earliest, latest, offset or time"))
         }
         Some(Position { position: Some(place) }) => match place {
             Place::Earliest(()) => Ok(Start::Earliest),
             Place::Latest(()) => Ok(Start::Latest),
             Place::Offset(offset) => Ok(Start::Offset(Offset(offset))),
-            Place::Time(_) => Err(Refusal::FieldNotBuilt { field: "start.time".into() }),
+            Place::Time(time) => {
+                let time_us = time::past_us("start.time", &time, clock::wall_us())?;
+                Ok(Start::Offset(shared.broker.locate(queue.clone(), time_us).await?))
+            }
             Place::Snapshot(_) => Err(Refusal::FieldNotBuilt { field: "start.snapshot".into() }),
         },
-    }
+    };
+    Ok(start?)
 }
 
 /// The fields of control calls that are not built yet.
-fn control(validate_only: bool, request_id: &str, etag: &str) -> Result<(), Refusal> {
-    not_built(
-        "",
-        &[
-            ("validate_only", validate_only),
-            ("request_id", !request_id.is_empty()),
-            ("etag", !etag.is_empty()),
-        ],
-    )
+pub(super) fn control(validate_only: bool, request_id: &str) -> Result<(), Refusal> {
+    not_built("", &[("validate_only", validate_only), ("request_id", !request_id.is_empty())])
 }
 
-fn show_queue(view: QueueView) -> Queue {
+/// What a Pause or Resume is about.
+fn paused(name: &str, source: &str) -> Result<Target, Refusal> {
+    not_built("", &[("source", !source.is_empty())])?;
+    if let Ok(SubscriptionName { queue, subscription }) = SubscriptionName::parse(name) {
+        return Ok(Target { queue, subscription: Some(subscription) });
+    }
+    Ok(Target { queue: check::queue_name("name", name)?, subscription: None })
+}
+
+/// Whether publishes are refused.
+fn refuses(target: &Target, publish: i32) -> Result<bool, Refusal> {
+    match PausePublish::try_from(publish) {
+        Ok(PausePublish::Unspecified) => Ok(false),
+        Ok(_) if target.subscription.is_some() => {
+            Err(check::invalid("publish", "is not for a subscription: others may want what is published"))
+        }
+        Ok(PausePublish::Hold) => Ok(false),
+        Ok(PausePublish::Refuse) => Ok(true),
+        Err(_) => Err(check::invalid("publish", format!("has no meaning {publish}"))),
+    }
+}
+
+fn show_pause(pause: Pause) -> PauseState {
+    PauseState {
+        source: String::new(),
+        publish: if pause.refuses { PausePublish::Refuse } else { PausePublish::Hold }.into(),
+        pause_time: Some(time::timestamp(pause.time_us)),
+        reason: pause.reason,
+    }
+}
+
+pub(super) fn show_queue(view: QueueView) -> Queue {
     Queue {
         name: view.name.to_string(),
         uid: view.uid.to_string(),
+        etag: token::etag(Version { uid: view.uid, revision: view.revision }),
         create_time: Some(time::timestamp(view.create_time_us)),
-        update_time: Some(time::timestamp(view.create_time_us)),
+        update_time: Some(time::timestamp(view.update_time_us)),
+        pauses: view.pause.into_iter().map(show_pause).collect(),
         labels: view.config.labels.into_iter().collect(),
         first_offset: view.first_offset.0,
         next_offset: view.next_offset.0,
@@ -163,12 +209,14 @@ fn show_queue(view: QueueView) -> Queue {
     }
 }
 
-fn show_subscription(view: SubscriptionView) -> Subscription {
+pub(super) fn show_subscription(view: SubscriptionView) -> Subscription {
     Subscription {
         name: view.name.to_string(),
         uid: view.uid.to_string(),
+        etag: token::etag(Version { uid: view.uid, revision: view.revision }),
         create_time: Some(time::timestamp(view.create_time_us)),
-        update_time: Some(time::timestamp(view.create_time_us)),
+        update_time: Some(time::timestamp(view.update_time_us)),
+        pause: view.pause.map(|pause| PauseState { publish: 0, ..show_pause(pause) }),
         lease_duration: Some(time::duration(view.config.lease_us)),
         max_in_flight: view.config.in_flight_max,
         retry_policy: (view.config.retry.backoff_us_max > 0).then(|| crate::proto::v1::RetryPolicy {
@@ -216,7 +264,7 @@ const SUBSCRIPTIONS: &str = "subscriptions";
 impl QueueService for Queues {
     async fn create_queue(&self, request: Request<CreateQueueRequest>) -> Result<Response<Queue>, Status> {
         let request = request.into_inner();
-        control(request.validate_only, &request.request_id, "")?;
+        control(request.validate_only, &request.request_id)?;
         let (name, config) = queue_to_make(required("queue", request.queue)?)?;
         let default_subscription = !request.skip_default_subscription;
         let view = self.shared.broker.create_queue(name, config, default_subscription).await?;
@@ -242,15 +290,16 @@ impl QueueService for Queues {
         Ok(Response::new(ListQueuesResponse { queues, next_page_token }))
     }
 
-    async fn update_queue(&self, _: Request<UpdateQueueRequest>) -> Result<Response<Queue>, Status> {
-        rpc_not_built("QueueService.UpdateQueue")
+    async fn update_queue(&self, request: Request<UpdateQueueRequest>) -> Result<Response<Queue>, Status> {
+        Ok(Response::new(update::queue(&self.shared, request.into_inner()).await?))
     }
 
     async fn delete_queue(&self, request: Request<DeleteQueueRequest>) -> Result<Response<()>, Status> {
         let request = request.into_inner();
-        control(request.validate_only, &request.request_id, &request.etag)?;
+        control(request.validate_only, &request.request_id)?;
         let name = check::queue_name("name", &request.name)?;
-        Ok(Response::new(self.shared.broker.delete_queue(name).await?))
+        let expected = token::parse_etag("etag", &request.etag)?;
+        Ok(Response::new(self.shared.broker.delete_queue(name, expected).await?))
     }
 
     async fn create_subscription(
@@ -258,9 +307,9 @@ impl QueueService for Queues {
         request: Request<CreateSubscriptionRequest>,
     ) -> Result<Response<Subscription>, Status> {
         let request = request.into_inner();
-        control(request.validate_only, &request.request_id, "")?;
+        control(request.validate_only, &request.request_id)?;
         let (name, config) = subscription_to_make(required("subscription", request.subscription)?)?;
-        let start = start_of(request.start)?;
+        let start = start_of(&self.shared, &name.queue, request.start).await?;
         let view = self.shared.broker.create_subscription(name, config, start).await?;
         Ok(Response::new(show_subscription(view)))
     }
@@ -290,9 +339,9 @@ impl QueueService for Queues {
 
     async fn update_subscription(
         &self,
-        _: Request<UpdateSubscriptionRequest>,
+        request: Request<UpdateSubscriptionRequest>,
     ) -> Result<Response<Subscription>, Status> {
-        rpc_not_built("QueueService.UpdateSubscription")
+        Ok(Response::new(update::subscription(&self.shared, request.into_inner()).await?))
     }
 
     async fn delete_subscription(
@@ -300,9 +349,10 @@ impl QueueService for Queues {
         request: Request<DeleteSubscriptionRequest>,
     ) -> Result<Response<()>, Status> {
         let request = request.into_inner();
-        control(request.validate_only, &request.request_id, &request.etag)?;
+        control(request.validate_only, &request.request_id)?;
         let name = check::subscription_name("name", &request.name)?;
-        Ok(Response::new(self.shared.broker.delete_subscription(name).await?))
+        let expected = token::parse_etag("etag", &request.etag)?;
+        Ok(Response::new(self.shared.broker.delete_subscription(name, expected).await?))
     }
 
     async fn create_snapshot(&self, _: Request<CreateSnapshotRequest>) -> Result<Response<Snapshot>, Status> {
@@ -330,19 +380,29 @@ impl QueueService for Queues {
 
     async fn purge(&self, request: Request<PurgeRequest>) -> Result<Response<PurgeResponse>, Status> {
         let request = request.into_inner();
-        control(request.validate_only, &request.request_id, "")?;
+        control(request.validate_only, &request.request_id)?;
         not_built("", &[("filter", !request.filter.is_empty())])?;
         let name = check::queue_name("name", &request.name)?;
         let barrier = self.shared.broker.purge(name, request.end_offset.map(Offset)).await?;
         Ok(Response::new(PurgeResponse { barrier_offset: barrier.0 }))
     }
 
-    async fn pause(&self, _: Request<PauseRequest>) -> Result<Response<PauseResponse>, Status> {
-        rpc_not_built("QueueService.Pause")
+    async fn pause(&self, request: Request<PauseRequest>) -> Result<Response<PauseResponse>, Status> {
+        let request = request.into_inner();
+        control(request.validate_only, &request.request_id)?;
+        let target = paused(&request.name, &request.source)?;
+        let refuses = refuses(&target, request.publish)?;
+        check::at_most("reason", "bytes", request.reason.len(), ERROR_TEXT_BYTES_MAX)?;
+        let pause = self.shared.broker.pause(target, refuses, request.reason).await?;
+        Ok(Response::new(PauseResponse { state: Some(show_pause(pause)) }))
     }
 
-    async fn resume(&self, _: Request<ResumeRequest>) -> Result<Response<ResumeResponse>, Status> {
-        rpc_not_built("QueueService.Resume")
+    async fn resume(&self, request: Request<ResumeRequest>) -> Result<Response<ResumeResponse>, Status> {
+        let request = request.into_inner();
+        control(request.validate_only, &request.request_id)?;
+        let target = paused(&request.name, &request.source)?;
+        let held_messages = self.shared.broker.resume(target).await?;
+        Ok(Response::new(ResumeResponse { held_messages }))
     }
 
     async fn seek(&self, _: Request<SeekRequest>) -> Result<Response<SeekResponse>, Status> {

@@ -192,6 +192,12 @@ fn rejected(reject: &Reject) -> Draft {
             .violation("subscription.dead_letter_queue", reject)
             .with("field", "subscription.dead_letter_queue")
             .with("dead_letter_queue", target),
+        R::VersionMismatch { resource } => {
+            Draft::new(Code::Aborted, ErrorReason::EtagMismatch).with("resource", resource)
+        }
+        R::Paused { queue, .. } => {
+            Draft::new(Code::FailedPrecondition, ErrorReason::Paused).resource("queue", queue, "is paused")
+        }
         R::OffsetOutOfRange { queue, offset, next } => {
             Draft::new(Code::OutOfRange, ErrorReason::OffsetOutOfRange)
                 .with("queue", queue)
@@ -306,6 +312,13 @@ mod tests {
                 false,
             ),
             (R::TooManyProducers { max: 3 }.into(), Code::ResourceExhausted, "TOO_MANY_PRODUCERS", true),
+            (R::VersionMismatch { resource: "q".into() }.into(), Code::Aborted, "ETAG_MISMATCH", false),
+            (
+                R::Paused { queue: queue(), reason: "drill".into() }.into(),
+                Code::FailedPrecondition,
+                "PAUSED",
+                false,
+            ),
             (E::RequestTooLarge { bytes: 9, max: 8 }, Code::InvalidArgument, "REQUEST_TOO_LARGE", false),
             (E::DataLoss { queue: queue(), offset: Offset(4) }, Code::DataLoss, "MESSAGE_DAMAGED", false),
             (E::DiskFull, Code::ResourceExhausted, "DISK_FULL", true),

@@ -63,7 +63,17 @@ fn nobody() -> Broker {
 
 fn queue_view(name: QueueName, config: QueueConfig) -> QueueView {
     let (first_offset, next_offset) = (Offset(2), Offset(5));
-    QueueView { name, uid: Uid([1; 16]), config, create_time_us: 1_000_000, first_offset, next_offset }
+    QueueView {
+        name,
+        uid: Uid([1; 16]),
+        config,
+        create_time_us: 1_000_000,
+        update_time_us: 1_000_000,
+        revision: 0,
+        pause: None,
+        first_offset,
+        next_offset,
+    }
 }
 
 fn stored(offset: u64, body: usize) -> StoredMessage {
@@ -129,7 +139,7 @@ async fn what_is_not_built_is_refused_by_its_path() {
         v1::CreateQueueRequest { queue: named(QUEUE), request_id: "r".into(), ..Default::default() };
     assert_eq!(create(request).await, "request_id");
     let etag = v1::DeleteQueueRequest { name: QUEUE.into(), etag: "e".into(), ..Default::default() };
-    assert_eq!(reason(&queues.delete_queue(Request::new(etag)).await.unwrap_err()), "FIELD_NOT_BUILT");
+    assert_eq!(reason(&queues.delete_queue(Request::new(etag)).await.unwrap_err()), "INVALID_FIELD");
     let status = queues.seek(Request::new(v1::SeekRequest::default())).await.unwrap_err();
     assert_eq!((status.code(), reason(&status)), (Code::Unimplemented, "RPC_NOT_BUILT".to_owned()));
     assert!(status.message().starts_with("QueueService.Seek is not built"));
@@ -143,7 +153,18 @@ async fn a_subscription_has_its_defaults_and_bounds() {
         Call::CreateSubscription { name, config, start, reply } => {
             seen.lock().unwrap().push((config.clone(), start));
             let (uid, stats) = (Uid([2; 16]), SubscriptionStats::default());
-            reply.send(Ok(SubscriptionView { name, uid, config, create_time_us: 0, stats })).unwrap();
+            reply
+                .send(Ok(SubscriptionView {
+                    name,
+                    uid,
+                    config,
+                    create_time_us: 0,
+                    update_time_us: 0,
+                    revision: 0,
+                    pause: None,
+                    stats,
+                }))
+                .unwrap();
         }
         call => panic!("{call:?}"),
     });
@@ -171,8 +192,8 @@ async fn a_subscription_has_its_defaults_and_bounds() {
         (SubscriptionConfig { in_flight_max: 7, ..SubscriptionConfig::default() }, Start::Offset(Offset(9)))
     );
     assert_eq!(reason(&create(10_001, None).await.unwrap_err()), "INVALID_FIELD");
-    let time = create(1, Some(Position::Time(Default::default()))).await.unwrap_err();
-    assert_eq!((reason(&time), time.code()), ("FIELD_NOT_BUILT".to_owned(), Code::Unimplemented));
+    let snapshot = create(1, Some(Position::Snapshot("s".into()))).await.unwrap_err();
+    assert_eq!((reason(&snapshot), snapshot.code()), ("FIELD_NOT_BUILT".to_owned(), Code::Unimplemented));
 }
 
 #[tokio::test]
@@ -214,8 +235,14 @@ async fn each_published_message_has_its_result() {
             assert_eq!(producer, Some(ProducerStamp { id: "p".into(), epoch: 1, sequence: 4 }));
             let (first_offset, count) = (Offset(10), 2);
             let queue_uid = Uid([1; 16]);
-            let published =
-                Published { queue_uid, first_offset, count, publish_time_us: 1_000_000, duplicate: true };
+            let published = Published {
+                queue_uid,
+                first_offset,
+                count,
+                publish_time_us: 1_000_000,
+                duplicate: true,
+                held: true,
+            };
             reply.send(Ok(published)).unwrap();
         }
         call => panic!("{call:?}"),

@@ -67,6 +67,19 @@ pub fn timestamp(us: u64) -> prost_types::Timestamp {
     }
 }
 
+/// Microseconds since the Unix epoch of a wall time that has passed by `now_us`, rounded up; 0 for what was before.
+pub fn past_us(field: &str, time: &prost_types::Timestamp, now_us: u64) -> Result<u64, Refusal> {
+    let nanos = u64::try_from(time.nanos).ok().filter(|nanos| *nanos < u64::from(NS_PER_S));
+    let nanos =
+        nanos.ok_or_else(|| invalid(field, format!("has {} nanos; give 0 to 999999999", time.nanos)))?;
+    let Ok(seconds) = u64::try_from(time.seconds) else { return Ok(0) };
+    let us = seconds.saturating_mul(US_PER_S).saturating_add(nanos.div_ceil(NS_PER_US.into()));
+    if us > now_us {
+        return Err(invalid(field, "is still to come by the server's clock; give latest"));
+    }
+    Ok(us)
+}
+
 /// How long the caller waits for its answer, as the header `grpc-timeout` says: up to 8 digits and a unit.
 pub fn grpc_timeout(metadata: &MetadataMap) -> Option<Duration> {
     let text = metadata.get("grpc-timeout")?.to_str().ok()?;
@@ -121,6 +134,15 @@ mod tests {
     fn times_keep_their_microseconds() {
         assert_eq!(duration(1_500_001), prost_types::Duration { seconds: 1, nanos: 500_001_000 });
         assert_eq!(timestamp(u64::MAX).seconds, 18_446_744_073_709);
+    }
+
+    #[test]
+    fn only_times_that_have_passed_are_taken() {
+        let past = |seconds, nanos| past_us("t", &prost_types::Timestamp { seconds, nanos }, 5_000_000);
+        assert_eq!([past(5, 0), past(4, 1), past(-1, 5)], [Ok(5_000_000), Ok(4_000_001), Ok(0)]);
+        for (seconds, nanos) in [(5, 1), (i64::MAX, 0), (1, -1), (1, 1_000_000_000)] {
+            assert!(past(seconds, nanos).is_err(), "{seconds} {nanos}");
+        }
     }
 
     #[test]

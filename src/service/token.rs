@@ -1,8 +1,9 @@
-//! Opaque texts that clients keep: page tokens and message ids. Both are base64url without padding.
+//! Opaque texts that clients keep: page tokens, message ids and etags. All are base64url without padding.
 //!
 //! ```text
 //! page token   CRC-32 of (list, parent, name) u32, name of the last item
 //! message id   queue uid 16 bytes, offset u64 big-endian; 32 characters
+//! etag         uid 16 bytes, revision u64 big-endian
 //! ```
 //! The checksum ties a page token to its listing; it is no secret.
 
@@ -11,6 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::check::invalid;
 use super::status::Refusal;
+use crate::core::types::Version;
 use crate::ids::{Offset, Uid};
 use crate::names::Name;
 
@@ -46,19 +48,40 @@ fn checksum(list: &str, parent: &str, name: &str) -> u32 {
 
 /// The id of a message.
 pub fn message_id(queue: Uid, offset: Offset) -> String {
-    let mut bytes = [0; 24];
-    bytes[..16].copy_from_slice(&queue.0);
-    bytes[16..].copy_from_slice(&offset.0.to_be_bytes());
-    URL_SAFE_NO_PAD.encode(bytes)
+    uid_and_number(queue, offset.0)
 }
 
 /// The queue's uid and the offset of a message.
 pub fn parse_message_id(field: &str, id: &str) -> Result<(Uid, Offset), Refusal> {
-    let bytes = URL_SAFE_NO_PAD.decode(id).ok().and_then(|bytes| <[u8; 24]>::try_from(bytes).ok());
-    let bytes = bytes.ok_or_else(|| invalid(field, "is no message id"))?;
-    let (uid, offset) = bytes.split_first_chunk::<16>().expect("24 bytes hold 16");
-    let offset = u64::from_be_bytes(offset.try_into().expect("8 bytes are left"));
-    Ok((Uid(*uid), Offset(offset)))
+    let (uid, offset) = parse_uid_and_number(id).ok_or_else(|| invalid(field, "is no message id"))?;
+    Ok((uid, Offset(offset)))
+}
+
+/// The etag of a version.
+pub fn etag(version: Version) -> String {
+    uid_and_number(version.uid, version.revision)
+}
+
+/// The version that a request expects; none if it does not say.
+pub fn parse_etag(field: &str, etag: &str) -> Result<Option<Version>, Refusal> {
+    if etag.is_empty() {
+        return Ok(None);
+    }
+    let parsed = parse_uid_and_number(etag).ok_or_else(|| invalid(field, "is no etag"))?;
+    Ok(Some(Version { uid: parsed.0, revision: parsed.1 }))
+}
+
+fn uid_and_number(uid: Uid, number: u64) -> String {
+    let mut bytes = [0; 24];
+    bytes[..16].copy_from_slice(&uid.0);
+    bytes[16..].copy_from_slice(&number.to_be_bytes());
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+fn parse_uid_and_number(text: &str) -> Option<(Uid, u64)> {
+    let bytes: [u8; 24] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
+    let (uid, number) = bytes.split_first_chunk::<16>()?;
+    Some((Uid(*uid), u64::from_be_bytes(number.try_into().ok()?)))
 }
 
 #[cfg(test)]

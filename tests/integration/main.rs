@@ -3,6 +3,7 @@
 mod bad_input;
 mod client;
 mod commits;
+mod control;
 mod data_dir;
 mod delivery;
 mod dump;

@@ -124,7 +124,7 @@ async fn spilled_messages_are_acked_cancelled_purged_and_deleted_like_others() {
     assert_eq!(running.stats().await.delayed_messages, MANY - 101);
     running.broker.purge(queue(), Some(Offset(MANY - 300))).await.unwrap();
     assert_eq!(running.stats().await.delayed_messages, 199);
-    running.broker.delete_subscription(subscription()).await.unwrap();
+    running.broker.delete_subscription(subscription(), None).await.unwrap();
     let (config, start) = (SubscriptionConfig::default(), Start::Earliest);
     let made = running.broker.create_subscription(subscription(), config, start).await.unwrap();
     // Without a subscription nothing was kept from leaving but by retention; the new one begins there.

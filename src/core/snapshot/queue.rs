@@ -6,6 +6,7 @@ use super::{SnapshotError, check, delivery, invalid, narrow, put_blob};
 use crate::core::config_codec;
 use crate::core::producers::{Answer, Producer, Producers};
 use crate::core::state::{Counters, Queue, State, Subscription};
+use crate::core::types::Pause;
 use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
 use crate::names::{Name, QueueName};
 use crate::record::wire::{Put, Reader};
@@ -24,6 +25,9 @@ pub fn put(out: &mut Vec<u8>, state: &State, queue: &Queue) {
     out.put_varint(queue.last_publish_us);
     out.put_varint(queue.published_bytes);
     put_blob(out, |out| config_codec::put_queue(out, &queue.config));
+    out.put_varint(queue.update_time_us);
+    out.put_varint(queue.revision);
+    put_pause(out, queue.pause.as_ref());
     let producers: BTreeMap<&String, &Producer> = queue.producers.by_id.iter().collect();
     out.put_varint(producers.len() as u64);
     for (id, producer) in producers {
@@ -55,7 +59,29 @@ fn put_subscription(out: &mut Vec<u8>, subscription: &Subscription) {
     out.put_str(subscription.name.as_str());
     out.put_varint(subscription.create_time_us);
     put_blob(out, |out| config_codec::put_subscription(out, &subscription.config));
+    out.put_varint(subscription.update_time_us);
+    out.put_varint(subscription.revision);
+    put_pause(out, subscription.pause.as_ref());
     put_blob(out, |out| delivery::put(out, &subscription.delivery));
+}
+
+fn put_pause(out: &mut Vec<u8>, pause: Option<&Pause>) {
+    let Some(pause) = pause else { return out.put_u8(0) };
+    out.put_u8(if pause.refuses { 2 } else { 1 });
+    out.put_varint(pause.time_us);
+    out.put_varint(pause.from.0);
+    out.put_str(&pause.reason);
+}
+
+fn read_pause(reader: &mut Reader<'_>) -> Result<Option<Pause>, SnapshotError> {
+    let refuses = match reader.u8()? {
+        0 => return Ok(None),
+        1 => false,
+        2 => true,
+        _ => return Err(invalid("a pause")),
+    };
+    let (time_us, from) = (reader.varint()?, Offset(reader.varint()?));
+    Ok(Some(Pause { refuses, time_us, from, reason: reader.str()?.to_owned() }))
 }
 
 /// What was read so far, and what must not come twice.
@@ -109,6 +135,9 @@ impl Decoded {
             last_publish_us: reader.varint()?,
             published_bytes: reader.varint()?,
             config: config_codec::queue(&mut Reader::new(reader.bytes()?))?,
+            update_time_us: reader.varint()?,
+            revision: reader.varint()?,
+            pause: read_pause(reader)?,
             producers: Producers::default(),
             subscriptions: BTreeMap::new(),
         };
@@ -144,6 +173,9 @@ impl Decoded {
             name: read_name(reader)?,
             create_time_us: reader.varint()?,
             config: config_codec::subscription(&mut Reader::new(reader.bytes()?))?,
+            update_time_us: reader.varint()?,
+            revision: reader.varint()?,
+            pause: read_pause(reader)?,
             delivery: delivery::read(
                 &mut Reader::new(reader.bytes()?),
                 queue.next_offset,

@@ -22,7 +22,7 @@ fn life() -> Vec<Event> {
     shard.settle(&[(handed[0], retry(Some(7))), (handed[1], retry(Some(8)))]);
     let id = shard.subscription("q", "default").id;
     assert_eq!(shard.spill(id, 1), 2);
-    let decision = admin::delete_queue(&shard.state, &queue_name("gone")).unwrap();
+    let decision = admin::delete_queue(&shard.state, &queue_name("gone"), None).unwrap();
     shard.enact(decision);
     shard.create_queue("gone").unwrap();
     shard.publish("gone", 1, Some(stamp("p", 7, 1))).unwrap();

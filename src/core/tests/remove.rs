@@ -67,7 +67,7 @@ fn without_subscriptions_a_purge_ends_what_is_retained() {
     let mut shard = Shard::with_queue("q");
     shard.publish("q", 3, None).unwrap();
     let name = subscription_name("q", "default");
-    let decision = crate::core::admin::delete_subscription(&shard.state, &name).unwrap();
+    let decision = crate::core::admin::delete_subscription(&shard.state, &name, None).unwrap();
     shard.enact(decision);
     purge(&mut shard, Some(2)).unwrap();
     assert_eq!(first_offset(&shard), Offset(2));

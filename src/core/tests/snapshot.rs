@@ -9,7 +9,7 @@ use crate::core::event::Event;
 use crate::core::snapshot::{SnapshotError, decode, encode};
 use crate::core::state::State;
 use crate::core::types::*;
-use crate::core::{admin, remove, settle};
+use crate::core::{admin, pause, remove, settle};
 use crate::ids::{Offset, Uid};
 use crate::record::Lane;
 
@@ -69,15 +69,17 @@ impl Walk {
             9..=12 if !self.held.is_empty() => self.settle(which, a, b),
             13 => self.pass(b),
             14 if b.is_multiple_of(7) => {
-                let decision = admin::delete_queue(&shard.state, &queue_name(queue));
+                let decision = admin::delete_queue(&shard.state, &queue_name(queue), None);
                 self.held.retain(|(of, ..)| *of != queue);
                 format!("{:?}", decision.map(|decision| shard.enact(decision)))
             }
             14 if b.is_multiple_of(5) => {
-                let decision = admin::delete_subscription(&shard.state, &subscription_name(queue, name));
+                let decision =
+                    admin::delete_subscription(&shard.state, &subscription_name(queue, name), None);
                 self.held.retain(|(of, by, _)| (*of, *by) != (queue, name));
                 format!("{:?}", decision.map(|decision| shard.enact(decision)))
             }
+            14 => self.pause_or_update(queue, name, a, b),
             15 if b.is_multiple_of(3) => {
                 let decision = remove::purge(&shard.state, &queue_name(queue), Some(Offset(b % 300)));
                 format!("{:?}", decision.map(|decision| shard.enact(decision)))
@@ -92,6 +94,33 @@ impl Walk {
                 String::new()
             }
             _ => String::new(),
+        }
+    }
+
+    fn pause_or_update(&mut self, queue: &str, name: &str, a: u64, b: u64) -> String {
+        let (now, shard) = (self.shard.now, &mut self.shard);
+        let subscription = (a % 2 == 0).then(|| subscription_name(queue, name).subscription);
+        let target = pause::Target { queue: queue_name(queue), subscription };
+        match b % 4 {
+            0 => {
+                let decision = pause::pause(&shard.state, &target, a % 3 == 0, b.to_string(), now);
+                format!("{:?}", decision.map(|decision| shard.enact(decision)))
+            }
+            1 => {
+                let decision = pause::resume(&shard.state, &target);
+                format!("{:?}", decision.map(|decision| shard.enact(decision)))
+            }
+            2 => {
+                let config = QueueConfig { labels: vec![("b".to_owned(), b.to_string())] };
+                let decision = admin::update_queue(&shard.state, &target.queue, None, config, now);
+                format!("{:?}", decision.map(|decision| shard.enact(decision)))
+            }
+            _ => {
+                let config = SubscriptionConfig { in_flight_max: 1 + b % 50, ..Default::default() };
+                let name = subscription_name(queue, name);
+                let decision = admin::update_subscription(&shard.state, &name, None, config, now);
+                format!("{:?}", decision.map(|decision| shard.enact(decision)))
+            }
         }
     }
 

@@ -125,7 +125,8 @@ impl Inspection {
         let given = mark.as_ref().map_or_else(SegmentSet::default, |mark| mark.set.clone());
         let index = Index::new(self.disk.clone(), Arc::<LogCounters>::default());
         let mut machine = Forgetful { machine, index: index.clone(), segment: SegmentNumber(0) };
-        let (recovery, fault) = Recovery::run(disk, self.cluster, self.salts.clone(), mark, &mut machine, &index)?;
+        let (recovery, fault) =
+            Recovery::run(disk, self.cluster, self.salts.clone(), mark, &mut machine, &index)?;
         let judged = ending::judge(&recovery, fault)?;
         Ok(Scan { recovery, judged, given })
     }

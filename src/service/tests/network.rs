@@ -106,7 +106,8 @@ async fn requests_beyond_the_memory_budget_are_told_to_come_back() {
     assert_eq!((status.code(), reason(&status)), (Code::ResourceExhausted, "MEMORY_BUDGET".to_owned()));
     assert!(status.get_error_details().retry_info().is_some());
     let (queue_uid, first_offset) = (Uid([1; 16]), Offset(0));
-    let published = Published { queue_uid, first_offset, count: 1, publish_time_us: 0, duplicate: false };
+    let published =
+        Published { queue_uid, first_offset, count: 1, publish_time_us: 0, duplicate: false, held: false };
     reply.send(Ok(published)).unwrap();
     first.await.unwrap().unwrap();
     assert_eq!(admission.used_bytes(), 0);

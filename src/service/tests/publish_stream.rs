@@ -44,7 +44,7 @@ impl Turn {
 
 fn published(offset: u64) -> Published {
     let (queue_uid, first_offset) = (Uid([1; 16]), Offset(offset));
-    Published { queue_uid, first_offset, count: 1, publish_time_us: 0, duplicate: false }
+    Published { queue_uid, first_offset, count: 1, publish_time_us: 0, duplicate: false, held: false }
 }
 
 fn request(correlation_id: u64, body: usize) -> v1::PublishStreamRequest {

@@ -38,7 +38,18 @@ fn play(seen: mpsc::UnboundedSender<Seen>) -> Broker {
                 ..SubscriptionConfig::default()
             };
             let (uid, stats) = (Uid([2; 16]), SubscriptionStats::default());
-            reply.send(Ok(SubscriptionView { name, uid, config, create_time_us: 0, stats })).unwrap();
+            reply
+                .send(Ok(SubscriptionView {
+                    name,
+                    uid,
+                    config,
+                    create_time_us: 0,
+                    update_time_us: 0,
+                    revision: 0,
+                    pause: None,
+                    stats,
+                }))
+                .unwrap();
         }
         Call::Subscribe { options, reply, .. } => {
             let _ = seen.send(Seen::Subscribed(options.sink));

@@ -6,7 +6,8 @@ use forebay::proto::v1::position::Position as Place;
 use forebay::proto::v1::{
     CreateQueueRequest, CreateSubscriptionRequest, DeleteQueueRequest, DeleteSubscriptionRequest,
     GetQueueRequest, GetServerInfoRequest, GetStatsRequest, GetSubscriptionRequest, ListQueuesRequest,
-    ListSubscriptionsRequest, Position, PurgeRequest, Queue, RetryPolicy, Subscription,
+    ListSubscriptionsRequest, PausePublish, PauseRequest, Position, PurgeRequest, Queue, ResumeRequest,
+    RetryPolicy, Subscription,
 };
 use serde_json::{Value, json};
 use tonic::Status;
@@ -44,6 +45,21 @@ pub async fn queue(server: &Server, command: QueueCommand) -> Result<(), CtlErro
             let request = PurgeRequest { name: name.clone(), end_offset: below, ..PurgeRequest::default() };
             let barrier = answer(client.purge(request)).await?.barrier_offset;
             output::object(output.format, &json!({ "purged": name, "below": barrier }))
+        }
+        QueueCommand::Pause { name, refuse, reason, output } => {
+            let publish = if refuse { PausePublish::Refuse } else { PausePublish::Hold }.into();
+            let name = name.as_str().to_owned();
+            let request = PauseRequest { name: name.clone(), publish, reason, ..PauseRequest::default() };
+            let state = answer(client.pause(request)).await?.state.unwrap_or_default();
+            let mut shown = views::pause(&state);
+            shown["paused"] = name.into();
+            output::object(output.format, &shown)
+        }
+        QueueCommand::Resume { name, output } => {
+            let name = name.as_str().to_owned();
+            let request = ResumeRequest { name: name.clone(), ..ResumeRequest::default() };
+            let held = answer(client.resume(request)).await?.held_messages;
+            output::object(output.format, &json!({ "resumed": name, "held_messages": held }))
         }
         QueueCommand::Delete { name, output } => {
             let name = name.as_str().to_owned();
@@ -145,6 +161,7 @@ fn place(start: Start) -> Place {
         Start::Earliest => Place::Earliest(()),
         Start::Latest => Place::Latest(()),
         Start::Offset(offset) => Place::Offset(offset),
+        Start::Time(time) => Place::Time(time.into()),
     }
 }
 

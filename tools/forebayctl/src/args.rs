@@ -1,7 +1,7 @@
 //! The command line as typed. What needs more than its form checked becomes a plan in `plan.rs`.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -33,7 +33,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Create, list, describe and delete queues
+    /// Create, list, describe, pause and delete queues
     #[command(subcommand, visible_alias = "queues")]
     Queue(QueueCommand),
     /// Create, list, describe and delete subscriptions of a queue
@@ -118,6 +118,31 @@ pub enum QueueCommand {
         #[command(flatten)]
         output: OutputArg,
     },
+    /// Stop the delivery of a queue until it is resumed; nothing is lost
+    #[command(after_help = "Examples:\n  forebayctl queue pause mail --reason 'relay is down'\n  \
+        forebayctl queue pause mail --refuse")]
+    Pause {
+        /// The queue, short or in full
+        #[arg(value_parser = QueueName::parse)]
+        name: QueueName,
+        /// Refuse what is published meanwhile, instead of holding it
+        #[arg(long)]
+        refuse: bool,
+        /// For those who ask why
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        reason: String,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Go on with the delivery of a paused queue
+    #[command(after_help = "Example:\n  forebayctl queue resume mail")]
+    Resume {
+        /// The queue, short or in full
+        #[arg(value_parser = QueueName::parse)]
+        name: QueueName,
+        #[command(flatten)]
+        output: OutputArg,
+    },
     /// Remove a queue with its subscriptions and messages, for good
     #[command(after_help = "Example:\n  forebayctl queue delete mail")]
     Delete {
@@ -161,7 +186,7 @@ pub enum SubscriptionCommand {
         /// Where given-up messages go [default: QUEUE-dead]
         #[arg(long, value_name = "QUEUE", value_parser = QueueName::parse)]
         dead_letter_queue: Option<QueueName>,
-        /// Where to begin: earliest, latest or an offset
+        /// Where to begin: earliest, latest, an offset, or the first message of a time such as 2026-01-31T08:00:00Z
         #[arg(long, value_name = "PLACE", default_value = "earliest", value_parser = Start::parse)]
         from: Start,
         #[command(flatten)]
@@ -374,6 +399,7 @@ pub enum Start {
     Earliest,
     Latest,
     Offset(u64),
+    Time(SystemTime),
 }
 
 impl Start {
@@ -381,7 +407,10 @@ impl Start {
         match text {
             "earliest" => Ok(Self::Earliest),
             "latest" => Ok(Self::Latest),
-            _ => text.parse().map(Self::Offset).map_err(|_| "give earliest, latest or an offset".to_owned()),
+            _ => text.parse().map(Self::Offset).or_else(|_| {
+                let time = humantime::parse_rfc3339_weak(text).map(Self::Time);
+                time.map_err(|_| "give earliest, latest, an offset or a time in UTC".to_owned())
+            }),
         }
     }
 }
@@ -430,6 +459,8 @@ mod tests {
         assert_eq!(parse_pair("k=v=w"), Ok(("k".into(), "v=w".into())));
         assert!(parse_pair("=v").is_err() && parse_pair("k").is_err());
         assert_eq!(Start::parse("12"), Ok(Start::Offset(12)));
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(86_401);
+        assert_eq!(Start::parse("1970-01-02T00:00:01Z"), Ok(Start::Time(time)));
         assert!(Start::parse("-1").is_err());
         assert!(Cli::try_parse_from(["forebayctl", "consume", "q", "--ack", "--nack"]).is_err());
     }

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use forebay::proto::v1::{
-    Queue, QueueStats, ServerInfo, ServerLimits, ServerStats, Subscription, SubscriptionStats,
+    PausePublish, PauseState, Queue, QueueStats, ServerInfo, ServerLimits, ServerStats, Subscription,
+    SubscriptionStats,
 };
 use serde_json::{Map, Value, json};
 
@@ -23,6 +24,15 @@ pub fn queue(queue: &Queue) -> Value {
         "labels": queue.labels,
         "first_offset": queue.first_offset,
         "next_offset": queue.next_offset,
+        "pause": queue.pauses.first().map(pause),
+    })
+}
+
+pub fn pause(state: &PauseState) -> Value {
+    json!({
+        "publish": if state.publish() == PausePublish::Refuse { "refused" } else { "held" },
+        "pause_time": time(state.pause_time),
+        "reason": state.reason,
     })
 }
 

@@ -44,6 +44,24 @@ fn a_listing_has_all_pages() {
 }
 
 #[test]
+fn queues_are_paused_and_resumed() {
+    let server = Server::start();
+    server.create("q");
+    let name = "namespaces/default/queues/q";
+    let args = ["queue", "pause", "q", "--refuse", "--reason", "drill", "-o", "json"];
+    let paused = server.json(&args);
+    assert_eq!((&paused["paused"], &paused["publish"]), (&json!(name), &json!("refused")));
+    assert_ne!(server.run(&["publish", "q"], b"zero\n").code, Some(0));
+    server.run(&["queue", "pause", "q"], b"").ok();
+    let described = server.json(&["queue", "describe", "q", "-o", "json"]);
+    assert_eq!(described["pause"]["publish"], "held");
+    server.run(&["publish", "q"], b"zero\none\n").ok();
+    let resumed = server.json(&["queue", "resume", "q", "-o", "json"]);
+    assert_eq!(resumed, json!({ "resumed": name, "held_messages": 2 }));
+    assert_eq!(server.json(&["queue", "describe", "q", "-o", "json"])["pause"], Value::Null);
+}
+
+#[test]
 fn messages_are_shown_cancelled_and_purged() {
     let server = Server::start();
     server.run(&["queue", "create", "q"], b"").ok();
