@@ -1,6 +1,7 @@
 //! When checkpoints are taken, and of what.
 //!
-//! One is due whenever the log has begun a segment. The state is encoded in one turn, right behind everything that
+//! One is due whenever the log has begun a segment, and after [`CHANGES_MAX`] changes: a few bytes can say much that
+//! the next start must do again. The state is encoded in one turn, right behind everything that
 //! was submitted; the log then says where that place is once all of it is durable, and only then is the checkpoint
 //! written, in the background. So a checkpoint never holds what the disk could still lose. While messages that damage
 //! has stranded are looked for there is none: the next start would not know of the damage.
@@ -9,13 +10,18 @@ use rustc_hash::FxHashMap;
 
 use super::shell::Shell;
 use crate::clock::Now;
-use crate::core::{State, snapshot};
+use crate::core::{Event, State, snapshot};
 use crate::ids::{Offset, QueueId, SubscriptionId};
 use crate::log::{Checkpoint, Live, Mark};
+
+/// Changes of single messages that a start may have to apply again, besides those of one checkpoint's time.
+pub const CHANGES_MAX: u64 = 250_000;
 
 /// How far the next checkpoint is.
 pub struct Checkpoints {
     pub due: bool,
+    /// Since the last one was begun.
+    changes: u64,
     stage: Stage,
 }
 
@@ -30,8 +36,15 @@ enum Stage {
 }
 
 impl Checkpoints {
-    pub fn new(due: bool) -> Self {
-        Self { due, stage: Stage::Idle }
+    /// With so many changes since the last one.
+    pub fn new(due: bool, changes: u64) -> Self {
+        Self { due: due || changes >= CHANGES_MAX, changes, stage: Stage::Idle }
+    }
+
+    /// Events were applied.
+    pub fn count(&mut self, events: &[Event]) {
+        self.changes += events.iter().map(Event::changes).sum::<u64>();
+        self.due |= self.changes >= CHANGES_MAX;
     }
 
     /// Ends the wait for the log's word.
@@ -53,6 +66,7 @@ impl Shell {
             return;
         }
         self.checkpoints.due = false;
+        self.checkpoints.changes = 0;
         let mut state = Vec::new();
         snapshot::encode(&self.state, &mut state);
         let live = live(&self.state);
@@ -99,9 +113,10 @@ fn live(state: &State) -> Live {
 mod tests {
     use super::*;
     use crate::core::publish::{LaneRun, publish};
+    use crate::core::runs::OffsetRun;
     use crate::core::types::QueueConfig;
     use crate::core::{Decision, Event, admin, remove};
-    use crate::ids::Uid;
+    use crate::ids::{SubscriptionId, Uid};
     use crate::names::QueueName;
     use crate::record::Lane;
 
@@ -135,5 +150,19 @@ mod tests {
         assert_eq!([2, 3].map(|end| live(first, Offset(end))), [false, true]);
         assert!(!live(second, Offset(3)), "the queue is gone");
         assert!(live(second.next(), Offset(1)), "a queue that is made later");
+    }
+
+    #[test]
+    fn many_changes_make_one_due() {
+        let acked = |count| {
+            let runs = vec![OffsetRun { first: Offset(7), count }];
+            Event::Acked { queue: QueueId(1), subscription: SubscriptionId(1), runs }
+        };
+        let mut checkpoints = Checkpoints::new(false, CHANGES_MAX - 10);
+        checkpoints.count(&[acked(8), Event::QueueDeleted { queue: QueueId(1) }]);
+        assert!(!checkpoints.due);
+        checkpoints.count(&[acked(1)]);
+        assert!(checkpoints.due);
+        assert!(Checkpoints::new(false, CHANGES_MAX).due, "a start has counted them");
     }
 }

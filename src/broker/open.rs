@@ -70,10 +70,10 @@ pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Opened, OpenError
     let options = LogOptions { segment_bytes, ..LogOptions::new(wall_us()) };
     let on_event = Arc::new(move |event| drop(log_sender.send(event)));
     let log = log::open(disk, options, &mut replica, on_event)?;
-    let Replica { mut state, lost, .. } = replica;
+    let Replica { mut state, lost, changes, .. } = replica;
     let report = log.report();
-    // Segments were begun and no checkpoint came to its end before the stop.
-    let checkpoints = Checkpoints::new(report.segments_read > 1);
+    // Segments were begun, or much was done, and no checkpoint came to its end before the stop.
+    let checkpoints = Checkpoints::new(report.segments_read > 1, changes);
     let (incarnation, log_us) = (report.incarnation, report.last_log_time_us);
     let (torn, damage) = (report.torn.clone(), report.damage.clone());
     let (set_aside, missing) = (report.set_aside.clone(), report.missing.clone());

@@ -10,6 +10,8 @@ pub struct Replica {
     pub state: State,
     /// Messages that are known to be lost.
     pub lost: Vec<LostMessages>,
+    /// Since the checkpoint that it began from.
+    pub changes: u64,
     /// The log is read from its middle: every event may speak of what is not there.
     pub without_beginning: bool,
 }
@@ -37,6 +39,7 @@ impl Replica {
             }
         }
         self.state.apply(event);
+        self.changes += event.changes();
         Ok(())
     }
 }

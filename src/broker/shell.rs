@@ -255,6 +255,7 @@ impl Shell {
         if events.is_empty() {
             return;
         }
+        self.checkpoints.count(events);
         events.iter().for_each(|event| self.state.apply(event));
         let records = events.iter().map(event_codec::encode).collect();
         self.commits.add(records, &self.log, now.log_us);
@@ -262,6 +263,7 @@ impl Shell {
 
     /// The same for events that no answer waits for.
     pub(super) fn enact_lazily(&mut self, events: &[Event], now: Now) {
+        self.checkpoints.count(events);
         for event in events {
             self.state.apply(event);
             self.commits.add_lazily(event_codec::encode(event), &self.log, now.log_us);

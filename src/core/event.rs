@@ -110,6 +110,20 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// About how many changes of single messages it is worth, to those who apply it.
+    pub fn changes(&self) -> u64 {
+        match self {
+            Event::Leased { runs, .. }
+            | Event::LeaseExtended { runs, .. }
+            | Event::Acked { runs, .. }
+            | Event::Requeued { runs, .. } => runs.iter().map(|run| run.count).sum(),
+            Event::Spilled { refs, .. } | Event::Recalled { refs, .. } => refs.len() as u64,
+            _ => 1,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueCreated {
     pub queue: QueueId,
