@@ -109,7 +109,7 @@ impl LogBench {
                     self.log.mark(ticket);
                 }
                 LogEvent::Marked(mark) => {
-                    let live = Box::new(|_, _| false);
+                    let live = Arc::new(|_, _| false);
                     self.log.checkpoint(Checkpoint { mark, state: Vec::new(), live });
                 }
                 _ => {}
@@ -124,7 +124,7 @@ impl LogBench {
         loop {
             match self.event() {
                 LogEvent::Marked(mark) => {
-                    self.log.checkpoint(Checkpoint { mark, state: Vec::new(), live: Box::new(live) });
+                    self.log.checkpoint(Checkpoint { mark, state: Vec::new(), live: Arc::new(live) });
                 }
                 LogEvent::CheckpointEnded { .. } => return,
                 _ => {}

@@ -117,6 +117,21 @@ pub struct ServerStats {
     pub consumers: u64,
     pub log_bytes: u64,
     pub segments: u64,
+    pub packed_segments: u64,
+    pub packed_bytes: u64,
+    /// Bytes that may still be needed, and that are not, in the segments that reclaim looks at; as of the last
+    /// checkpoint.
+    pub live_bytes: u64,
+    pub dead_bytes: u64,
+    pub reserve_bytes: u64,
+    /// Segments that were rewritten since the start, as the next one: little in them was needed; queues were mixed.
+    pub segments_rewritten: u64,
+    pub segments_merged: u64,
+    /// Segments in which reclaim found records that cannot be read.
+    pub segments_unreadable: u64,
+    /// Bytes of records that were given to the log, and all bytes that were written to its disk.
+    pub bytes_appended: u64,
+    pub bytes_written: u64,
     /// Segments that have left the log since the start.
     pub segments_dropped: u64,
     /// Files of new segments: made, and taken from segments that had left.

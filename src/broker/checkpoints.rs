@@ -6,6 +6,8 @@
 //! written, in the background. So a checkpoint never holds what the disk could still lose. While messages that damage
 //! has stranded are looked for there is none: the next start would not know of the damage.
 
+use std::sync::Arc;
+
 use rustc_hash::FxHashMap;
 
 use super::shell::Shell;
@@ -102,7 +104,7 @@ fn live(state: &State) -> Live {
     let queues = state.queue_ids().filter_map(first);
     let stores = state.subscription_ids().filter_map(first_run);
     let first: FxHashMap<QueueId, Offset> = queues.chain(stores).collect();
-    Box::new(move |queue, end| match first.get(&queue) {
+    Arc::new(move |queue, end| match first.get(&queue) {
         Some(first) => end > *first,
         None if queue.refs_of().is_some() => queue > last_store,
         None => queue > last_queue,

@@ -98,8 +98,9 @@ impl<'a> Reading<'a> {
             }
         };
         let mut rest = offsets;
-        for piece in &plan.pieces {
-            match self.source.reader.read(piece.location, piece.first, piece.count, self.left) {
+        let mut reading = self.source.reader.read_plan(&plan);
+        while let Some((piece, run)) = reading.next(self.left) {
+            match run {
                 Ok(run) => {
                     if !self.take(run, piece) {
                         return None;

@@ -8,6 +8,7 @@
 //! directory; before that, any part of an unsynced write may survive a crash, in units of 512 bytes. A rename is
 //! atomic. After a failed `write_at` or `sync_data` nothing is known of what is durable.
 
+mod counted;
 mod real;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use counted::{CountedDisk, Traffic};
 pub use real::RealDisk;
 
 /// A data directory.
@@ -37,6 +39,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &str) -> Result<(), DiskError>;
     fn exists(&self, path: &str) -> Result<bool, DiskError>;
+    /// Bytes that may still be stored.
+    fn free_bytes(&self) -> Result<u64, DiskError>;
     /// Takes the lock on the file `path` for this process, without waiting, and writes the process id into it.
     fn lock(&self, path: &str) -> Result<Box<dyn DiskLock>, DiskError>;
 }

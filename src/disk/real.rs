@@ -99,6 +99,11 @@ impl Disk for RealDisk {
         self.run(path, Operation::Inspect, |path| path.try_exists())
     }
 
+    fn free_bytes(&self) -> Result<u64, DiskError> {
+        let stat = self.run("", Operation::Inspect, |root| Ok(rustix::fs::statvfs(root)?))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
     fn lock(&self, path: &str) -> Result<Box<dyn DiskLock>, DiskError> {
         let file =
             self.run(path, Operation::Lock, |path| private().create(true).truncate(false).open(path))?;

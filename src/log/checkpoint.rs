@@ -38,7 +38,7 @@ const HEADER_BYTES: usize = 68;
 const CRC_AT: usize = 12;
 /// Written and synced at a time, so that commits never wait behind a large checkpoint.
 const PIECE_BYTES: usize = 1 << 20;
-const RESERVE: &str = "checkpoint/RESERVE";
+pub(super) const RESERVE: &str = "checkpoint/RESERVE";
 /// Least bytes of the reserve.
 const RESERVE_BYTES_MIN: u64 = 1 << 20;
 /// How many are kept.

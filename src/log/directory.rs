@@ -3,7 +3,7 @@
 //! ```text
 //! LOCK         held while a server runs; the text is its process id
 //! IDENTITY     layout below
-//! log/         segments and their index files,       packed/      rewritten segments (later)
+//! log/         segments and their index files,       packed/      rewritten segments, their index files
 //!              files for new ones
 //! checkpoint/  where starts begin to read        quarantine/  bytes that could not be taken as they were; never deleted
 //! ```

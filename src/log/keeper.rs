@@ -4,6 +4,7 @@
 //! replay reads it → the writer logs that it is dropped → the older kept checkpoint includes that record, so no start
 //! expects the file → the file loses its name, durably: nobody can open it any more → the writer forgets the number. A
 //! file that somebody has open still is unlinked; the others go to the [`Supply`] of new segments.
+//! Segments that [`super::reclaim`] has replaced by packed ones leave the same way; packed ones too, and are unlinked.
 //!
 //! A full disk is no failure here: what could not be written is tried again at the next occasion. Any other error
 //! stops the log.
@@ -16,14 +17,15 @@ use std::thread::JoinHandle;
 use super::checkpoint::{self, Kept, Mark};
 use super::counters::LogCounters;
 use super::error::LogError;
+use super::reclaim::{Reclaimer, Task};
 use super::supply::Supply;
 use super::writer::{Inbox, Upkeep};
-use super::{Index, LogEvent, OnEvent, Reader, segment};
+use super::{Index, LogEvent, OnEvent, Reader, packed, segment};
 use crate::disk::Disk;
 use crate::ids::{Offset, QueueId, SegmentNumber, Uid};
 
 /// Whether some message of a queue below an offset may still be needed. Once false it stays so.
-pub type Live = Box<dyn Fn(QueueId, Offset) -> bool + Send>;
+pub type Live = Arc<dyn Fn(QueueId, Offset) -> bool + Send + Sync>;
 
 /// What to keep of one place in the log.
 pub struct Checkpoint {
@@ -59,6 +61,7 @@ pub struct House {
     pub on_event: OnEvent,
     pub counters: Arc<LogCounters>,
     pub supply: Arc<Supply>,
+    pub reclaimer: Reclaimer,
     /// Oldest first.
     pub kept: Vec<Kept>,
 }
@@ -130,7 +133,11 @@ impl House {
         self.remove_files(mark.set.dropped_before(oldest.lsn))?;
         self.index.write_sealed()?;
         // The only one could be damaged one day; then everything before it is needed.
-        if self.kept.len() > 1 { self.drop_dead(oldest.start, &live) } else { Ok(()) }
+        if self.kept.len() > 1 {
+            self.drop_dead(oldest.start, &*live);
+            self.reclaimer.give(Task { live, end: oldest.start });
+        }
+        Ok(())
     }
 
     fn remove_files(&self, segments: Vec<SegmentNumber>) -> Result<(), LogError> {
@@ -143,7 +150,12 @@ impl House {
             if self.disk.exists(&index_path)? {
                 self.disk.remove(&index_path)?;
             }
-            if self.disk.exists(&path)? {
+            if !self.disk.exists(&path)? {
+                continue;
+            }
+            if packed::is_packed(*segment) {
+                self.disk.remove(&path)?;
+            } else {
                 self.disk.rename(&path, &segment::free_path(*segment))?;
                 free.push(*segment);
             }
@@ -155,20 +167,18 @@ impl House {
             self.disk.remove(&segment::free_path(segment))?;
         }
         self.disk.sync_dir("log")?;
+        self.disk.sync_dir(packed::DIR)?;
         self.supply.give(free)?;
         self.inbox.keep_up(Upkeep::Forget(segments));
         Ok(())
     }
 
-    /// Drops sealed segments before `end` that hold nothing that lives.
-    fn drop_dead(
-        &mut self,
-        end: SegmentNumber,
-        live: &dyn Fn(QueueId, Offset) -> bool,
-    ) -> Result<(), LogError> {
+    /// Drops sealed segments in the places before `end` that hold nothing that lives.
+    fn drop_dead(&mut self, end: SegmentNumber, live: &dyn Fn(QueueId, Offset) -> bool) {
         let mut dead = Vec::new();
-        for segment in self.index.sealed().into_iter().filter(|segment| *segment < end) {
-            match self.index.find_live(segment, live) {
+        for sealed in self.index.sealed_before(end) {
+            let segment = sealed.segment;
+            match self.index.find_live(&sealed, live) {
                 Ok(Some(_)) => {}
                 Ok(None) => dead.push(segment),
                 // Nothing is dropped because it cannot be read.
@@ -178,14 +188,13 @@ impl House {
             }
         }
         if dead.is_empty() {
-            return Ok(());
+            return;
         }
         for segment in &dead {
             self.index.drop_segment(*segment);
         }
         self.counters.segments_dropped.add(dead.len() as u64);
         self.inbox.keep_up(Upkeep::Drop(dead));
-        Ok(())
     }
 }
 

@@ -39,7 +39,7 @@
 //! A salted checksum is the CRC-32/IEEE of the salt (8 bytes) followed by the bytes. Payloads are written by clients
 //! who do not know the salt, so they can contain no frame that passes; still, only the chain is followed.
 //!
-//! **Index file** `log/%020d.idx`, for each sealed segment: see [`index`]. It can be made again at any time.
+//! **Index file** `%020d.idx` beside each sealed or packed segment: see [`index`]. It can be made again at any time.
 //!
 //! # The segment set
 //! Segment 1 lists itself in its first frame. Every later one is named by a `SegmentAdded` record, which is durable
@@ -52,7 +52,8 @@
 //! follows. After 10 ms without work, and at a clean close, a frame with a `NoOp` record follows the last batch.
 //!
 //! # The beginning
-//! A start reads from the newest [`checkpoint`] on. [`keeper`] says how segments leave.
+//! A start reads from the newest [`checkpoint`] on. [`keeper`] says how segments leave, [`reclaim`] how what is still
+//! needed of them is moved into [`packed`] ones.
 
 mod assemble;
 mod checkpoint;
@@ -65,7 +66,9 @@ mod index;
 pub mod inspect;
 mod keeper;
 mod open;
+mod packed;
 mod reader;
+mod reclaim;
 mod recovery;
 mod salvage;
 mod segment;
@@ -89,7 +92,7 @@ pub use error::{FrameFault, LogError, ReplayError};
 pub use index::{Index, IndexState, Piece, Plan};
 pub use keeper::{Checkpoint, Live};
 pub use open::open;
-pub use reader::{ReadError, ReadMessage, Reader, RunRead};
+pub use reader::{PlanRead, ReadError, ReadMessage, Reader, RunRead};
 pub use salvage::Damage;
 pub use system::{SegmentAdded, ServerStarted};
 pub use tail::Room;

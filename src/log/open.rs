@@ -10,7 +10,9 @@ use super::directory::{self, Directory};
 use super::ending;
 use super::error::LogError;
 use super::keeper::{House, Job, Keeper};
+use super::packed;
 use super::reader::Reader;
+use super::reclaim::{Reclaim, Reclaimer};
 use super::recovery::Recovery;
 use super::segment::{Blank, Salts};
 use super::set::SegmentSet;
@@ -20,7 +22,7 @@ use super::system::{SegmentAdded, ServerStarted};
 use super::tail::{self, Blanks, Chain, Current, Room, Tail};
 use super::writer::{Inbox, Writer};
 use super::{Index, Log, LogOptions, OnEvent, OpenReport, StateMachine};
-use crate::disk::{Disk, DiskError, Operation};
+use crate::disk::{CountedDisk, Disk, DiskError, Operation};
 use crate::ids::{SegmentNumber, Uid};
 use crate::record::Record;
 use crate::record::envelope::encoded_len;
@@ -34,8 +36,9 @@ pub fn open(
     on_event: OnEvent,
 ) -> Result<Log, LogError> {
     options.check()?;
-    let directory = directory::take(&*disk)?;
     let counters = Arc::<LogCounters>::default();
+    let disk: Arc<dyn Disk> = Arc::new(CountedDisk::new(disk, counters.traffic.clone()));
+    let directory = directory::take(&*disk)?;
     let index = Index::new(disk.clone(), counters.clone());
     let supply = Arc::new(Supply::new(disk.clone(), options.segment_bytes, counters.clone()));
     let mut direct = Direct { disk: &*disk, supply: &supply, wanted: None };
@@ -54,6 +57,16 @@ pub fn open(
     let waker = inbox.clone();
     let no_thread = |error| DiskError::io(Operation::Open, disk.full_path("log"), error);
     let reader = Reader::new(disk.clone());
+    let reclaim = Reclaim {
+        disk: disk.clone(),
+        cluster: directory.identity.cluster,
+        index: index.clone(),
+        reader: reader.clone(),
+        inbox: inbox.clone(),
+        counters: counters.clone(),
+        segment_bytes: options.segment_bytes,
+        next: tail.set.next_packed(),
+    };
     let house = House {
         disk: disk.clone(),
         cluster: directory.identity.cluster,
@@ -63,6 +76,7 @@ pub fn open(
         on_event: on_event.clone(),
         counters: counters.clone(),
         supply: supply.clone(),
+        reclaimer: Reclaimer::start(reclaim).map_err(no_thread)?,
         kept,
     };
     let keeper = Keeper::start(house).map_err(no_thread)?;
@@ -160,8 +174,7 @@ fn begin(
         index: index.clone(),
         assembler: Assembler::default(),
     };
-    tail.counters.segments.add(1);
-    tail.counters.segment_bytes.add(listing.bytes);
+    tail.counters.note_set(&tail.set);
     append_start(&mut tail, &[listing.record()], &report, options, direct)?;
     directory::finish_first_start(direct.disk)?;
     Ok((tail, report))
@@ -189,6 +202,9 @@ fn resume(
     let salts = Salts::new(&directory.identity.mac_key);
     let (mut recovery, fault) = Recovery::run(direct.disk, cluster, salts, mark, machine, index)?;
     let mut ending = ending::settle(&mut recovery, fault)?;
+    let packed = packed::settle(direct.disk, cluster, &recovery.set)?;
+    ending.missing.extend(packed.missing);
+    ending.set_aside.extend(packed.set_aside);
     for name in &found.damaged {
         ending.set_aside.push(checkpoint::set_aside(direct.disk, name)?);
     }
@@ -229,9 +245,8 @@ fn resume(
         assembler: Assembler::default(),
         set: recovery.set,
     };
-    tail.counters.segments.add(report.segments);
+    tail.counters.note_set(&tail.set);
     tail.counters.damage.add(report.damage.len() as u64);
-    tail.counters.segment_bytes.add(tail.set.bytes());
     append_start(&mut tail, &[], &report, options, direct)?;
     Ok((tail, report))
 }

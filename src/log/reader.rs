@@ -1,14 +1,15 @@
 //! Reads messages back from where they lie, verifying each.
 //!
 //! A run's head comes first, with as much behind it as one small read brings; a second read fetches what is missing
-//! of the messages that are wanted. Messages share the buffer they were read into.
+//! of the messages that are wanted. Small runs that lie one behind the other, as the backlog of a queue does in a
+//! packed segment, are brought by one read. Messages share the buffer they were read into.
 
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use bytes::Bytes;
 
 use super::error::LogError;
-use super::{Location, segment};
+use super::{Location, Piece, Plan, segment};
 use crate::disk::{Disk, DiskError, DiskFile};
 use crate::ids::{Offset, QueueId, SegmentNumber};
 use crate::record::envelope::Claimed;
@@ -17,6 +18,8 @@ use crate::record::{Lane, RecordError, RecordHead};
 
 /// Read at first; holds the head of most runs, and all of a small one.
 const FIRST_READ_BYTES: u64 = 16 << 10;
+/// Most bytes of runs that are read together.
+const TOGETHER_BYTES_MAX: u64 = 256 << 10;
 /// Segments whose files are kept open.
 const OPEN_FILES_MAX: usize = 64;
 
@@ -109,6 +112,11 @@ impl Reader {
         in_use.map(|(segment, _)| *segment).filter(|segment| segments.contains(segment)).collect()
     }
 
+    /// The open file of a segment.
+    pub(super) fn file(&self, segment: SegmentNumber) -> Result<Arc<dyn DiskFile>, DiskError> {
+        self.inner.file(segment)
+    }
+
     /// Reads `count` messages of the run at `location`, or as many as there are, from its message `first` on. Stops
     /// before a message that would exceed `bytes_max` (metadata and bodies), unless it is the only one.
     pub fn read(
@@ -119,42 +127,128 @@ impl Reader {
         bytes_max: u64,
     ) -> Result<RunRead, ReadError> {
         let file = self.inner.file(location.segment)?;
-        let buffer = read_head(&*file, location)?;
-        let head = RecordHead::decode(&buffer).map_err(|why| damaged(location, why))?;
-        if head.length != location.length {
-            return Err(damaged(location, RecordError::Invalid { what: "its length" }));
-        }
-        let Location { segment, position, .. } = location;
-        let run = head.run().ok_or(ReadError::NotARun { segment, position })?;
-        if first >= run.count {
-            return Err(ReadError::OutOfRun { segment, position, first, count: run.count });
-        }
-        let (wanted, complete) = choose(&run, first, count, bytes_max);
-        let mut read = RunRead { queue: head.queue, messages: Vec::new(), damaged: Vec::new(), complete };
-        let (lane, publish_time_us) = (run.lane, run.publish_time_us);
-        let first_offset = head.offset;
-        let Some(span) = span(&wanted) else { return Ok(read) };
-        let (bytes, start) = if span.1 as usize <= buffer.len() {
-            (Bytes::from(buffer), 0)
-        } else {
-            let mut messages = vec![0; (span.1 - span.0) as usize];
-            file.read_at(&mut messages, position + u64::from(span.0))?;
-            (Bytes::from(messages), span.0)
-        };
-        for entry in wanted {
-            let offset = first_offset.plus(u64::from(entry.index));
-            let from = (entry.position - start) as usize;
-            let message = bytes.slice(from..from + entry.len() as usize);
-            if !entry.verify(&message) {
-                read.damaged.push(offset);
-                continue;
-            }
-            let meta = message.slice(..entry.meta_len as usize);
-            let body = message.slice(entry.meta_len as usize..);
-            read.messages.push(ReadMessage { offset, lane, publish_time_us, meta, body });
-        }
-        Ok(read)
+        let head = Bytes::from(read_head(&*file, location)?);
+        read_run(&*file, location, head, first, count, bytes_max)
     }
+
+    /// Reads what is planned, piece by piece.
+    pub fn read_plan<'a>(&'a self, plan: &'a Plan) -> PlanRead<'a> {
+        PlanRead { reader: self, rest: &plan.pieces, together: None }
+    }
+
+    /// Reads all of the runs from `from` to `to`, which lie in one segment one behind the other.
+    fn read_together(&self, from: Location, to: Location) -> Result<Together, ReadError> {
+        let length = to.position + u64::from(to.length) - from.position;
+        let mut bytes = vec![0; length as usize];
+        self.inner.file(from.segment)?.read_at(&mut bytes, from.position)?;
+        Ok(Together { segment: from.segment, position: from.position, bytes: bytes.into() })
+    }
+}
+
+/// Reads the pieces of a plan in order.
+pub struct PlanRead<'a> {
+    reader: &'a Reader,
+    rest: &'a [Piece],
+    together: Option<Together>,
+}
+
+/// Bytes of several runs.
+struct Together {
+    segment: SegmentNumber,
+    position: u64,
+    bytes: Bytes,
+}
+
+impl Together {
+    fn get(&self, location: Location) -> Option<Bytes> {
+        let from =
+            location.position.checked_sub(self.position).filter(|_| location.segment == self.segment)?;
+        let to = from + u64::from(location.length);
+        (to <= self.bytes.len() as u64).then(|| self.bytes.slice(from as usize..to as usize))
+    }
+}
+
+impl<'a> PlanRead<'a> {
+    /// Reads the next piece like [`Reader::read`]; none behind the last.
+    pub fn next(&mut self, bytes_max: u64) -> Option<(&'a Piece, Result<RunRead, ReadError>)> {
+        let piece = self.rest.first()?;
+        let read = self.read(piece, bytes_max);
+        self.rest = &self.rest[1..];
+        Some((piece, read))
+    }
+
+    fn read(&mut self, piece: &Piece, bytes_max: u64) -> Result<RunRead, ReadError> {
+        let Piece { location, first, count, .. } = *piece;
+        if self.together.as_ref().is_none_or(|together| together.get(location).is_none()) {
+            let near = count_together(self.rest);
+            let all = |last: Location| self.reader.read_together(location, last).ok();
+            self.together = if near > 1 { all(self.rest[near - 1].location) } else { None };
+        }
+        let record = self.together.as_ref().and_then(|together| together.get(location));
+        // Also where they cannot be read together: that may be the fault of one of them.
+        let Some(record) = record else { return self.reader.read(location, first, count, bytes_max) };
+        let file = self.reader.inner.file(location.segment)?;
+        read_run(&*file, location, record, first, count, bytes_max)
+    }
+}
+
+/// How many of the pieces are of small runs that lie one behind the other.
+fn count_together(pieces: &[Piece]) -> usize {
+    let start = pieces[0].location.position;
+    let small = |piece: &Piece| u64::from(piece.location.length) <= FIRST_READ_BYTES;
+    let follows = |pair: &&[Piece]| {
+        let (before, next) = (pair[0].location, pair[1].location);
+        next.segment == before.segment
+            && next.position == before.position + u64::from(before.length)
+            && small(&pair[1])
+            && next.position + u64::from(next.length) - start <= TOGETHER_BYTES_MAX
+    };
+    if small(&pieces[0]) { 1 + pieces.windows(2).take_while(follows).count() } else { 1 }
+}
+
+/// Reads messages of the run whose record begins with `buffer`, which holds its head at least.
+fn read_run(
+    file: &dyn DiskFile,
+    location: Location,
+    buffer: Bytes,
+    first: u32,
+    count: u32,
+    bytes_max: u64,
+) -> Result<RunRead, ReadError> {
+    let head = RecordHead::decode(&buffer).map_err(|why| damaged(location, why))?;
+    if head.length != location.length {
+        return Err(damaged(location, RecordError::Invalid { what: "its length" }));
+    }
+    let Location { segment, position, .. } = location;
+    let run = head.run().ok_or(ReadError::NotARun { segment, position })?;
+    if first >= run.count {
+        return Err(ReadError::OutOfRun { segment, position, first, count: run.count });
+    }
+    let (wanted, complete) = choose(&run, first, count, bytes_max);
+    let mut read = RunRead { queue: head.queue, messages: Vec::new(), damaged: Vec::new(), complete };
+    let (lane, publish_time_us) = (run.lane, run.publish_time_us);
+    let first_offset = head.offset;
+    let Some(span) = span(&wanted) else { return Ok(read) };
+    let (bytes, start) = if span.1 as usize <= buffer.len() {
+        (buffer.clone(), 0)
+    } else {
+        let mut messages = vec![0; (span.1 - span.0) as usize];
+        file.read_at(&mut messages, position + u64::from(span.0))?;
+        (Bytes::from(messages), span.0)
+    };
+    for entry in wanted {
+        let offset = first_offset.plus(u64::from(entry.index));
+        let from = (entry.position - start) as usize;
+        let message = bytes.slice(from..from + entry.len() as usize);
+        if !entry.verify(&message) {
+            read.damaged.push(offset);
+            continue;
+        }
+        let meta = message.slice(..entry.meta_len as usize);
+        let body = message.slice(entry.meta_len as usize..);
+        read.messages.push(ReadMessage { offset, lane, publish_time_us, meta, body });
+    }
+    Ok(read)
 }
 
 impl Reader {

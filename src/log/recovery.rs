@@ -17,7 +17,7 @@ use super::frame::{FRAME_HEADER_BYTES, FrameHeader, salted};
 use super::salvage::Hole;
 use super::segment::{self, FORMAT_VERSION, SEGMENT_HEADER_BYTES, Salts, SegmentHeader, SegmentHeaderError};
 use super::set::SegmentSet;
-use super::system::{SegmentAdded, SegmentsDropped, ServerStarted};
+use super::system::{SegmentAdded, SegmentsDropped, SegmentsReplaced, ServerStarted};
 use super::tail::{Chain, Current};
 use super::window::Window;
 use super::{Index, Location, Replayed, StateMachine, directory};
@@ -100,8 +100,7 @@ impl<'a> Recovery<'a> {
     ) -> Result<(Self, FrameFault), LogError> {
         let mark = checkpoint.map_or_else(|| beginning(disk, cluster), Ok)?;
         let mut recovery = Self::at(disk, cluster, salts, mark)?;
-        let sealed = recovery.set.members().filter(|member| member.segment < recovery.start.segment);
-        sealed.for_each(|member| index.add_sealed(member.segment));
+        index_sealed(&recovery.set, recovery.start.segment, index);
         index.begin(recovery.start.segment);
         loop {
             let fault = recovery.read_segment(machine, index)?;
@@ -215,7 +214,8 @@ impl<'a> Recovery<'a> {
                 head,
             };
             if head.lsn >= self.replay_from {
-                note(&mut self.set, &mut self.listed, &mut self.incarnation, &head).map_err(refused)?;
+                note(&mut self.set, &mut self.listed, &mut self.incarnation, index, &head)
+                    .map_err(refused)?;
                 if head.kind == Kind::ServerStarted {
                     self.starts_lost = 0;
                 }
@@ -284,6 +284,7 @@ fn note(
     set: &mut SegmentSet,
     listed: &mut VecDeque<SegmentAdded>,
     incarnation: &mut u32,
+    index: &Index,
     head: &RecordHead<'_>,
 ) -> Result<(), RecordError> {
     match head.kind {
@@ -292,6 +293,11 @@ fn note(
             if set.add(added) {
                 insert_listed(listed, added);
             }
+        }
+        Kind::SegmentReplaced => {
+            let replaced = SegmentsReplaced::decode(head.body)?;
+            set.replace(&replaced, head.lsn);
+            index.replace(&replaced.old, &replaced.new);
         }
         Kind::SegmentDropped => {
             let dropped = SegmentsDropped::decode(head.body)?;
@@ -303,6 +309,23 @@ fn note(
         _ => {}
     }
     Ok(())
+}
+
+/// Lists the segments in the places before `start`, oldest first.
+fn index_sealed(set: &SegmentSet, start: SegmentNumber, index: &Index) {
+    let log = set.members().map(|member| (member.segment, member.segment, false));
+    let packed = set.packed().map(|packed| (packed.place, packed.segment, packed.merged));
+    let mut sealed: Vec<_> = log.chain(packed).filter(|(place, ..)| *place < start).collect();
+    sealed.sort_unstable();
+    // Where a record was lost to damage two may have the same place; the packed one was made of the other.
+    sealed.dedup_by(|next, first| {
+        let same = next.0 == first.0;
+        if same {
+            *first = *next;
+        }
+        same
+    });
+    sealed.into_iter().for_each(|(place, segment, merged)| index.add_sealed(segment, place, merged));
 }
 
 /// Adds a segment in order of its number: some may have been found before they were listed.

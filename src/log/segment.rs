@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use siphasher::sip::SipHasher24;
 
+use super::packed;
 use crate::disk::DiskFile;
 use crate::ids::{Lsn, SegmentNumber, Uid};
 use crate::record::wire::{Put, Reader, WireError};
@@ -101,7 +102,7 @@ impl SegmentHeader {
         out.put_u64(self.first_lsn.0);
         out.extend_from_slice(&self.encryption_key);
         out.resize(start + SEGMENT_HEADER_BYTES, 0);
-        let crc = checksum(&out[start..]);
+        let crc = block_crc(&out[start..]);
         out[start + CRC_AT..start + CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
     }
 
@@ -111,7 +112,7 @@ impl SegmentHeader {
         let mut reader = Reader::new(block);
         let magic = reader.array()?;
         let version = reader.u32()?;
-        if magic != MAGIC || reader.u32()? != checksum(block) {
+        if magic != MAGIC || reader.u32()? != block_crc(block) {
             return Err(SegmentHeaderError::Damaged);
         }
         if version > FORMAT_VERSION {
@@ -139,24 +140,30 @@ impl SegmentHeader {
     }
 }
 
-fn checksum(block: &[u8]) -> u32 {
+/// The checksum of a header block, which covers all but its own place.
+pub fn block_crc(block: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&block[..CRC_AT]);
     hasher.update(&block[CRC_AT + 4..]);
     hasher.finalize()
 }
 
+/// The directory of a segment's files.
+fn dir(segment: SegmentNumber) -> &'static str {
+    if packed::is_packed(segment) { packed::DIR } else { "log" }
+}
+
 /// The path of a segment's file.
 pub fn path(segment: SegmentNumber) -> String {
-    format!("log/{:020}.seg", segment.0)
+    format!("{}/{:020}.seg", dir(segment), segment.0)
 }
 
 /// The path of its index.
 pub fn index_path(segment: SegmentNumber) -> String {
-    format!("log/{:020}.idx", segment.0)
+    format!("{}/{:020}.idx", dir(segment), segment.0)
 }
 
-/// The segment whose file has this name in `log/`.
+/// The segment whose file has this name in `log/` or `packed/`.
 pub fn parse_name(name: &str) -> Option<SegmentNumber> {
     let digits = name.strip_suffix(".seg")?;
     let number = SegmentNumber(digits.parse().ok().filter(|number| *number > 0)?);
@@ -168,7 +175,7 @@ pub fn temp_path(segment: SegmentNumber) -> String {
     format!("log/{:020}.seg.tmp", segment.0)
 }
 
-/// Whether a name in `log/` is of a preparation that was not finished.
+/// Whether a name in `log/` or `packed/` is of a preparation that was not finished.
 pub fn is_temp_name(name: &str) -> bool {
     name.strip_suffix(".tmp").is_some_and(|name| parse_name(name).is_some())
 }
@@ -234,7 +241,7 @@ mod tests {
         let mut block = Vec::new();
         header().encode(&mut block);
         let seal = |block: &mut Vec<u8>| {
-            let crc = checksum(block).to_le_bytes();
+            let crc = block_crc(block).to_le_bytes();
             block[CRC_AT..CRC_AT + 4].copy_from_slice(&crc);
         };
         block[24] = 9;

@@ -4,6 +4,9 @@
 //! ServerStarted  incarnation u32 | node uid, 16 bytes | wall time u64, microseconds since the Unix epoch
 //! SegmentAdded   segment u64 | bytes of its file u64
 //! SegmentDropped count u32 | segment u64, as often
+//! SegmentReplaced
+//!                count u32 | replaced segment u64, as often
+//!                count u32 | packed segment u64, bytes of its file u64, place u64, merged u8 (0 or 1), as often
 //! NoOp           nothing
 //! ```
 
@@ -68,7 +71,7 @@ pub struct SegmentsDropped {
 impl SegmentsDropped {
     pub fn record(&self) -> Record {
         let mut body = Vec::new();
-        body.put_u32(u32::try_from(self.segments.len()).expect("fewer than 2^32 segments"));
+        put_count(&mut body, self.segments.len());
         self.segments.iter().for_each(|segment| body.put_u64(segment.0));
         record(Kind::SegmentDropped, body)
     }
@@ -79,6 +82,67 @@ impl SegmentsDropped {
         let segments = (0..count).map(|_| Ok(SegmentNumber(reader.u64()?)));
         Ok(Self { segments: segments.collect::<Result<_, WireError>>()? })
     }
+}
+
+/// A packed segment: see [`super::packed`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackedSegment {
+    pub segment: SegmentNumber,
+    /// Length of its file.
+    pub bytes: u64,
+    /// The segment of the log in whose place it stands in the order of records. No two segments have the same.
+    pub place: SegmentNumber,
+    /// It comes of a merge: its queues are not mixed any more.
+    pub merged: bool,
+}
+
+/// Segments whose needed records are in packed ones from here on; those take the places of some of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentsReplaced {
+    pub old: Vec<SegmentNumber>,
+    pub new: Vec<PackedSegment>,
+}
+
+impl SegmentsReplaced {
+    pub fn record(&self) -> Record {
+        let mut body = Vec::new();
+        put_count(&mut body, self.old.len());
+        self.old.iter().for_each(|segment| body.put_u64(segment.0));
+        put_count(&mut body, self.new.len());
+        self.new.iter().for_each(|packed| packed.encode(&mut body));
+        record(Kind::SegmentReplaced, body)
+    }
+
+    pub fn decode(body: &[u8]) -> Result<Self, WireError> {
+        let mut reader = Reader::new(body);
+        let count = reader.u32()?;
+        let old = (0..count).map(|_| Ok(SegmentNumber(reader.u64()?))).collect::<Result<_, WireError>>()?;
+        let count = reader.u32()?;
+        let new = (0..count).map(|_| PackedSegment::decode(&mut reader)).collect::<Result<_, _>>()?;
+        Ok(Self { old, new })
+    }
+}
+
+impl PackedSegment {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u64(self.segment.0);
+        out.put_u64(self.bytes);
+        out.put_u64(self.place.0);
+        out.put_u8(u8::from(self.merged));
+    }
+
+    pub fn decode(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        Ok(Self {
+            segment: SegmentNumber(reader.u64()?),
+            bytes: reader.u64()?,
+            place: SegmentNumber(reader.u64()?),
+            merged: reader.u8()? != 0,
+        })
+    }
+}
+
+fn put_count(body: &mut Vec<u8>, count: usize) {
+    body.put_u32(u32::try_from(count).expect("fewer than 2^32 segments"));
 }
 
 /// Says nothing, so that what came before has a successor.

@@ -17,7 +17,7 @@ use super::frame::{
 use super::index::{INDEX_RUNS_MAX, Index};
 use super::segment::{Blank, SEGMENT_HEADER_BYTES, Salts, SegmentHeader};
 use super::set::SegmentSet;
-use super::system::{SegmentAdded, SegmentsDropped, no_op};
+use super::system::{SegmentAdded, SegmentsDropped, SegmentsReplaced, no_op};
 use super::{Location, Placed};
 use crate::disk::DiskFile;
 use crate::ids::{Lsn, SegmentNumber, Uid};
@@ -155,9 +155,22 @@ impl Tail {
         let payload_len = encoded_len(&record) as u64;
         self.append(std::iter::once(&record), payload_len, 0, blanks, &mut Vec::new())?;
         let last = Lsn(self.chain.lsn.0 - 1);
-        let bytes = self.set.drop_segments(&dropped.segments, last);
-        self.counters.segments.sub(dropped.segments.len() as u64);
-        self.counters.segment_bytes.sub(bytes);
+        self.set.drop_segments(&dropped.segments, last);
+        self.counters.note_set(&self.set);
+        Ok(())
+    }
+
+    /// Puts packed segments in the place of others. No file is touched.
+    pub fn replace_segments(
+        &mut self,
+        replaced: &SegmentsReplaced,
+        blanks: &mut dyn Blanks,
+    ) -> Result<(), LogError> {
+        let record = replaced.record();
+        let payload_len = encoded_len(&record) as u64;
+        self.append(std::iter::once(&record), payload_len, 0, blanks, &mut Vec::new())?;
+        self.set.replace(replaced, Lsn(self.chain.lsn.0 - 1));
+        self.counters.note_set(&self.set);
         Ok(())
     }
 
@@ -300,8 +313,7 @@ impl Tail {
         self.advance(crc);
         if let Some(blank) = self.unlisted.take() {
             self.set.add(SegmentAdded { segment: blank.segment, bytes: blank.bytes });
-            self.counters.segments.add(1);
-            self.counters.segment_bytes.add(blank.bytes);
+            self.counters.note_set(&self.set);
             self.listed.push_back(blank);
         }
         self.want_next(blanks);

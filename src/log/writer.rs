@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use super::error::LogError;
 use super::keeper::Job;
 use super::spare::SpareMaker;
+use super::system::SegmentsReplaced;
 use super::tail::{Blanks, Room, Tail};
 use super::{Batch, LogEvent, OnEvent};
 use crate::ids::SegmentNumber;
@@ -37,7 +38,9 @@ pub struct Queued {
 pub enum Upkeep {
     /// Nothing in them is needed.
     Drop(Vec<SegmentNumber>),
-    /// Dropped earlier, and their files are gone.
+    /// What is needed of them is in packed segments.
+    Replace(SegmentsReplaced),
+    /// Dropped or replaced earlier, and their files are gone.
     Forget(Vec<SegmentNumber>),
 }
 
@@ -222,6 +225,10 @@ impl Writer {
                     self.tail.drop_segments(segments, &mut self.spares)?;
                     idle_follows = true;
                 }
+                Work::Upkeep(Upkeep::Replace(replaced)) => {
+                    self.tail.replace_segments(&replaced, &mut self.spares)?;
+                    idle_follows = true;
+                }
                 Work::Upkeep(Upkeep::Forget(segments)) => {
                     self.tail.set.forget(&segments);
                     self.spares.retry();
@@ -267,6 +274,7 @@ impl Writer {
         if bytes > 0 {
             let records = taken.iter().flat_map(|batch| &batch.records);
             self.tail.append(records, bytes, log_time_us, &mut self.spares, &mut placed)?;
+            self.tail.counters.bytes_appended.add(bytes);
         }
         (self.on_event)(LogEvent::Committed { through, placed });
         if mark {

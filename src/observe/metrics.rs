@@ -13,6 +13,7 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+use super::space::SpaceFigures;
 use crate::admission::Admission;
 use crate::broker::api::ServerStats;
 
@@ -41,6 +42,7 @@ struct ServerFigures {
     consumers: Gauge,
     log_bytes: Gauge,
     segments: Gauge,
+    space: SpaceFigures,
     segments_dropped: Counter,
     segments_created: Counter,
     segments_recycled: Counter,
@@ -123,12 +125,12 @@ fn describe_calls() {
     );
 }
 
-fn described_gauge(name: &'static str, help: &'static str) -> Gauge {
+pub(super) fn described_gauge(name: &'static str, help: &'static str) -> Gauge {
     describe_gauge!(name, help);
     gauge!(name)
 }
 
-fn described_counter(name: &'static str, help: &'static str) -> Counter {
+pub(super) fn described_counter(name: &'static str, help: &'static str) -> Counter {
     describe_counter!(name, help);
     counter!(name)
 }
@@ -146,8 +148,12 @@ impl ServerFigures {
             subscriptions: described_gauge("forebay_subscriptions", "Subscriptions over all queues"),
             producers: described_gauge("forebay_producers", "Producers remembered for de-duplication"),
             consumers: described_gauge("forebay_consumers", "Open Subscribe streams and pulls that wait"),
-            log_bytes: described_gauge("forebay_log_bytes", "Disk space of the log's segments, bytes"),
-            segments: described_gauge("forebay_log_segments", "Segments of the log"),
+            log_bytes: described_gauge(
+                "forebay_log_bytes",
+                "Disk space of the log's segments, the packed ones too, bytes",
+            ),
+            segments: described_gauge("forebay_log_segments", "Segments of the log, the packed ones too"),
+            space: SpaceFigures::describe(),
             segments_dropped: described_counter(
                 "forebay_log_segments_dropped_total",
                 "Segments that have left the log since the start, because nothing in them was needed",
@@ -200,6 +206,7 @@ impl ServerFigures {
         ] {
             gauge.set(value as f64);
         }
+        self.space.set(&stats);
         self.segments_dropped.absolute(stats.segments_dropped);
         self.segments_created.absolute(stats.segments_created);
         self.segments_recycled.absolute(stats.segments_recycled);

@@ -59,6 +59,9 @@ pub fn run(
     for segment in loaded.scan.segments() {
         dump.segment(&inspection, &loaded, only, segment)?;
     }
+    for segment in loaded.scan.packed() {
+        dump.packed(&inspection, &loaded, only, segment)?;
+    }
     dump.out.flush()?;
     Ok(dump.outcome)
 }
@@ -119,6 +122,32 @@ impl Dump<'_> {
                 if let Item::Message(_) = item {
                     result = self.item(loaded, only, &file, item);
                 }
+                if result.is_ok() { Flow::Continue(()) } else { Flow::Break(()) }
+            });
+            result?;
+        }
+        Ok(())
+    }
+
+    fn packed(
+        &mut self,
+        inspection: &Inspection,
+        loaded: &Loaded<'_>,
+        only: Option<QueueId>,
+        segment: SegmentNumber,
+    ) -> Result<(), OfflineError> {
+        let file = Inspection::path(segment);
+        let (runs, holes) = match inspection.packed(segment) {
+            Ok(found) => found,
+            Err(error) => return self.unreadable(&file, Err(error)),
+        };
+        for hole in holes {
+            self.complain(&Finding::new(Kind::Frame, file.as_str(), hole.what).at(hole.from))?;
+        }
+        for run in runs {
+            let mut result = Ok(());
+            let _ended = inspection.run(&run, &mut |item| {
+                result = self.item(loaded, only, &file, item);
                 if result.is_ok() { Flow::Continue(()) } else { Flow::Break(()) }
             });
             result?;

@@ -46,6 +46,7 @@ pub fn run(
     let mut check = Check { inspection: &inspection, loaded: &loaded, report, coverage, hit: HashSet::new() };
     check.files()?;
     check.segments()?;
+    check.packed()?;
     check.end()?;
     check.beside()?;
     check.missing()?;
@@ -135,6 +136,46 @@ impl Check<'_> {
         }
         progress.finish_and_clear();
         Ok(())
+    }
+
+    /// Packed segments: every run that they hold, and their indexes.
+    fn packed(&mut self) -> Result<(), OfflineError> {
+        for segment in self.loaded.scan.packed() {
+            if self.inspection.segment_bytes(segment)?.is_none() {
+                continue;
+            }
+            self.report.figures.segments += 1;
+            let file = Inspection::path(segment);
+            let (runs, holes) = match self.inspection.packed(segment) {
+                Ok(found) => found,
+                Err(error) => {
+                    self.hit.insert(segment);
+                    self.coverage.damage(&file, 0);
+                    self.report.add(&Finding::new(Kind::Segment, file, error).at(0))?;
+                    continue;
+                }
+            };
+            for hole in holes {
+                self.coverage.damage(&file, hole.from);
+                self.report.add(&Finding::new(Kind::Frame, file.as_str(), hole.what).at(hole.from))?;
+            }
+            for run in runs {
+                self.packed_run(segment, &run)?;
+            }
+            self.index(segment)?;
+        }
+        Ok(())
+    }
+
+    fn packed_run(&mut self, segment: SegmentNumber, run: &Placed) -> Result<(), OfflineError> {
+        self.report.figures.records += 1;
+        self.coverage.found(run.queue, run.first_offset, run.first_offset.plus(run.count.into()));
+        let (inspection, mut result) = (self.inspection, Ok(()));
+        let _ended = inspection.run(run, &mut |item| {
+            result = self.item(segment, item);
+            if result.is_ok() { Flow::Continue(()) } else { Flow::Break(()) }
+        });
+        result
     }
 
     fn segment(&mut self, segment: SegmentNumber) -> Result<(), OfflineError> {
@@ -266,7 +307,8 @@ impl Check<'_> {
 
     /// Files that are not of the log, and what was set aside.
     fn beside(&mut self) -> Result<(), OfflineError> {
-        for found in self.inspection.files("log")? {
+        let (log, packed) = (self.inspection.files("log")?, self.inspection.files("packed")?);
+        for found in log.into_iter().chain(packed) {
             let finding = match Inspection::segment_at(&found.path) {
                 Some(segment) if self.loaded.scan.knows(segment) => continue,
                 Some(segment) if self.inspection.is_blank(segment)? => {

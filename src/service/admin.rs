@@ -100,6 +100,20 @@ fn show_server_stats(stats: crate::broker::api::ServerStats) -> ServerStats {
         commits: stats.commits,
         syncs: stats.syncs,
         records: stats.records,
+        packed_segments: stats.packed_segments,
+        packed_bytes: stats.packed_bytes,
+        live_bytes: stats.live_bytes,
+        dead_bytes: stats.dead_bytes,
+        reserve_bytes: stats.reserve_bytes,
+        segments_dropped: stats.segments_dropped,
+        segments_rewritten: stats.segments_rewritten,
+        segments_merged: stats.segments_merged,
+        appended_bytes: stats.bytes_appended,
+        written_bytes: stats.bytes_written,
+        write_amplification: match stats.bytes_appended {
+            0 => 0.0,
+            appended => stats.bytes_written as f64 / appended as f64,
+        },
     }
 }
 

@@ -6,7 +6,8 @@ use super::rebuild::{self, Rebuilt};
 use super::summary::Summary;
 use crate::disk::Disk;
 use crate::ids::{QueueId, SegmentNumber};
-use crate::log::error::LogError;
+use crate::log::error::{FrameFault, LogError};
+use crate::log::inspect::Part;
 use crate::log::{Location, Placed};
 
 /// What an index file is worth.
@@ -44,6 +45,17 @@ pub fn check(disk: &dyn Disk, segment: SegmentNumber) -> Result<(IndexState, Onl
     let expected = Summary::new(segment, salt, runs.count(), runs.queues());
     let same = same && (!only_here.is_empty() || summary == expected);
     Ok((if same { IndexState::Good } else { IndexState::Differs }, only_here))
+}
+
+/// The runs that a packed segment holds, and what of it cannot be read.
+pub fn packed_runs(disk: &dyn Disk, segment: SegmentNumber) -> Result<(Vec<Placed>, Vec<Part>), LogError> {
+    let what = FrameFault::SegmentHeader;
+    let salt = rebuild::salt(disk, segment)?.ok_or(LogError::Corrupt { segment, position: 0, what })?;
+    let rebuilt = rebuild::rebuild(disk, segment, salt)?;
+    let holes =
+        rebuilt.holes.iter().map(|hole| Part { segment, from: hole.from, to: hole.to, what: hole.what });
+    let runs = rebuilt.runs.sorted().map(|(queue, run)| placed(segment, queue, run));
+    Ok((runs.collect(), holes.collect()))
 }
 
 /// Whether the file has just the runs of the segment, besides those that lie where the segment is damaged.

@@ -1,4 +1,4 @@
-//! The index file of a sealed segment, `log/%020d.idx`: layout, writing, reading.
+//! The index file of a sealed segment, `log/%020d.idx`, or of a packed one, `packed/%020d.idx`: layout, writing, reading.
 //!
 //! All numbers are little-endian. Blocks have 4,096 bytes. The first is the header:
 //! ```text
@@ -23,10 +23,11 @@
 
 use std::io::IoSlice;
 
-use super::memory::{MemoryRuns, Probe, Run};
+use super::memory::{Probe, Run};
 use super::summary::{FILTER_BYTES, Summary};
 use crate::disk::{Disk, DiskError, DiskFile, Mapped};
 use crate::ids::{Offset, QueueId, SegmentNumber};
+pub use crate::log::segment::index_path as path;
 use crate::record::wire::{Put, Reader, WireError};
 
 /// Bytes of every block.
@@ -74,24 +75,23 @@ impl From<WireError> for FileFault {
     }
 }
 
-/// The path of a segment's index file.
-pub fn path(segment: SegmentNumber) -> String {
-    format!("log/{:020}.idx", segment.0)
-}
-
 fn temp_path(segment: SegmentNumber) -> String {
-    format!("log/{:020}.idx.tmp", segment.0)
+    format!("{}.tmp", path(segment))
 }
 
-/// Whether a name in `log/` is of an index file that was not finished.
+/// Whether a name in `log/` or `packed/` is of an index file that was not finished.
 pub fn is_temp_name(name: &str) -> bool {
     let digits = name.strip_suffix(".idx.tmp");
     digits.is_some_and(|digits| digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Makes the index file of the segment that `summary` describes, in place of any that is there. Leaves nothing new
-/// behind on failure, as far as the disk lets it.
-pub fn write(disk: &dyn Disk, summary: &Summary, runs: &MemoryRuns) -> Result<(), DiskError> {
+/// Makes the index file of the segment that `summary` describes, in place of any that is there, of its runs sorted by
+/// queue and offset. Leaves nothing new behind on failure, as far as the disk lets it.
+pub fn write(
+    disk: &dyn Disk,
+    summary: &Summary,
+    runs: impl Iterator<Item = (QueueId, Run)>,
+) -> Result<(), DiskError> {
     let temp = temp_path(summary.segment);
     if disk.exists(&temp)? {
         disk.remove(&temp)?;
@@ -105,7 +105,23 @@ pub fn write(disk: &dyn Disk, summary: &Summary, runs: &MemoryRuns) -> Result<()
     disk.rename(&temp, &path(summary.segment))
 }
 
-fn write_blocks(file: &dyn DiskFile, summary: &Summary, runs: &MemoryRuns) -> Result<(), DiskError> {
+/// Makes the index file of a segment from its runs, sorted by queue and offset.
+pub fn write_sorted(
+    disk: &dyn Disk,
+    segment: SegmentNumber,
+    salt: u64,
+    runs: &[(QueueId, Run)],
+) -> Result<(), DiskError> {
+    let queues = runs.chunk_by(|(a, _), (b, _)| a == b).map(|chunk| chunk[0].0);
+    let summary = Summary::new(segment, salt, runs.len(), queues);
+    write(disk, &summary, runs.iter().copied())
+}
+
+fn write_blocks(
+    file: &dyn DiskFile,
+    summary: &Summary,
+    runs: impl Iterator<Item = (QueueId, Run)>,
+) -> Result<(), DiskError> {
     let mut piece = Vec::with_capacity(WRITE_BYTES.min(file_len(summary.runs) as usize));
     let mut position = 0;
     let mut flush = |piece: &mut Vec<u8>| {
@@ -115,7 +131,7 @@ fn write_blocks(file: &dyn DiskFile, summary: &Summary, runs: &MemoryRuns) -> Re
         file.sync_data()
     };
     encode_header(summary, &mut piece);
-    let mut entries = runs.sorted().peekable();
+    let mut entries = runs.peekable();
     let mut number = 1;
     while entries.peek().is_some() {
         if piece.len() + BLOCK_BYTES > WRITE_BYTES {
@@ -298,6 +314,7 @@ impl FileRuns {
 mod tests {
     use std::os::unix::fs::FileExt;
 
+    use super::super::memory::MemoryRuns;
     use super::*;
     use crate::disk::RealDisk;
 
@@ -315,7 +332,7 @@ mod tests {
         let disk = RealDisk::new(dir.path());
         disk.create_dir("log").unwrap();
         let summary = Summary::new(SEGMENT, SALT, runs.count(), runs.queues());
-        write(&disk, &summary, &runs).unwrap();
+        write(&disk, &summary, runs.sorted()).unwrap();
         (dir, disk, runs)
     }
 

@@ -12,7 +12,8 @@
 //!
 //! # How a message is found
 //! Segments are in order of their records, and so are the offsets of a queue; a queue's runs in one segment are
-//! therefore between those in the segments before and after. The open segment is asked first. Then the sealed ones
+//! therefore between those in the segments before and after. Packed segments replace neighbours, and stand in the
+//! places of those, so that this holds for them too. The open segment is asked first. Then the sealed ones
 //! are halved: the middle one is asked, or the next behind it that has runs of the queue. A filter of queue ids says
 //! of most that have none that they need not be opened. A segment whose runs cannot be read at all is passed over:
 //! it costs its own messages, and no others.
@@ -25,6 +26,7 @@
 mod check;
 mod file;
 mod held;
+mod look;
 mod memory;
 mod plan;
 mod rebuild;
@@ -34,19 +36,22 @@ mod summary;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-pub use check::{IndexState, check};
-pub use file::is_temp_name;
+pub use check::{IndexState, check, packed_runs};
+pub use file::{is_temp_name, write_sorted};
+pub use look::Look;
+pub use memory::Run;
 pub use plan::{Piece, Plan};
+pub use sealed::Sealed;
 
 use super::counters::LogCounters;
 use super::error::LogError;
+use super::system::PackedSegment;
 use super::{Location, Placed};
 use crate::disk::Disk;
 use crate::ids::{Offset, QueueId, SegmentNumber};
 use file::FileRuns;
 use held::Held;
-use memory::{MemoryRuns, Probe, Run};
-use sealed::Sealed;
+use memory::{MemoryRuns, Probe};
 
 /// Runs at which a segment is sealed early, so that the open one's stay within memory.
 pub const INDEX_RUNS_MAX: usize = 262_144;
@@ -71,7 +76,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Segments {
     newest: Option<Newest>,
-    /// Oldest first; readers look at one version of the list.
+    /// In order of their places, oldest first; readers look at one version of the list.
     sealed: Arc<Vec<Arc<Sealed>>>,
 }
 
@@ -83,7 +88,7 @@ struct Newest {
 
 /// The runs of a sealed segment.
 #[derive(Debug)]
-enum Runs {
+pub enum Runs {
     Memory(MemoryRuns),
     File(FileRuns),
 }
@@ -96,11 +101,11 @@ impl Runs {
         }
     }
 
-    /// The first run, by queue and offset, that `wanted` holds for.
-    fn find(&self, mut wanted: impl FnMut(QueueId, Run) -> bool) -> Option<(QueueId, Run)> {
+    /// All runs, sorted by queue and offset.
+    pub fn sorted(&self) -> Box<dyn Iterator<Item = (QueueId, Run)> + '_> {
         match self {
-            Runs::Memory(runs) => runs.sorted().find(|(queue, run)| wanted(*queue, *run)),
-            Runs::File(runs) => runs.sorted().find(|(queue, run)| wanted(*queue, *run)),
+            Runs::Memory(runs) => Box::new(runs.sorted()),
+            Runs::File(runs) => Box::new(runs.sorted()),
         }
     }
 
@@ -159,13 +164,31 @@ impl Index {
         newest.runs.push(placed.queue, Run::of(placed))
     }
 
-    /// A segment that was sealed before this start; its number is higher than all before. Its index is read from its
-    /// file when it is first needed.
-    pub(super) fn add_sealed(&self, segment: SegmentNumber) {
+    /// A segment that was sealed before this start; its place is behind all before. Its index is read from its file
+    /// when it is first needed.
+    pub(super) fn add_sealed(&self, segment: SegmentNumber, place: SegmentNumber, merged: bool) {
         let mut segments = locked(&self.inner.segments);
-        segments.assert_later(segment);
+        segments.assert_later(place);
         assert!(segments.newest.is_none(), "sealed segments come before the newest");
-        segments.seal(Sealed::in_file(segment));
+        segments.seal(Sealed::in_file(segment, place, merged));
+    }
+
+    /// Packed segments take the places of others; their index files are written.
+    pub(super) fn replace(&self, old: &[SegmentNumber], new: &[PackedSegment]) {
+        let mut segments = locked(&self.inner.segments);
+        let sealed = Arc::make_mut(&mut segments.sealed);
+        sealed.retain(|sealed| !old.contains(&sealed.segment));
+        for packed in new {
+            let new = Arc::new(Sealed::in_file(packed.segment, packed.place, packed.merged));
+            match sealed.binary_search_by_key(&packed.place, |sealed| sealed.place) {
+                Err(at) => sealed.insert(at, new),
+                // Only where records were lost to damage: then what is there was replaced before.
+                Ok(at) => sealed[at] = new,
+            }
+        }
+        drop(segments);
+        let mut held = locked(&self.inner.held);
+        old.iter().for_each(|segment| held.remove(*segment));
     }
 
     /// Runs of the newest segment. The writer seals at [`INDEX_RUNS_MAX`].
@@ -184,7 +207,7 @@ impl Index {
                 return Ok(());
             }
             self.inner.write(sealed)?;
-            if self.segment(sealed.segment).is_none() {
+            if !self.is_listed(sealed) {
                 self.inner.remove_file(sealed.segment)?;
             }
         }
@@ -196,7 +219,7 @@ impl Index {
         self.inner.stopped.store(true, Ordering::Relaxed);
     }
 
-    /// Forgets a sealed segment that is no longer of the log. Its files are the caller's to remove.
+    /// Forgets a sealed segment that is no longer needed. Its files are the caller's to remove.
     pub(super) fn drop_segment(&self, segment: SegmentNumber) {
         let mut segments = locked(&self.inner.segments);
         Arc::make_mut(&mut segments.sealed).retain(|sealed| sealed.segment != segment);
@@ -204,50 +227,57 @@ impl Index {
         locked(&self.inner.held).remove(segment);
     }
 
-    /// Sealed segments, oldest first.
-    pub(super) fn sealed(&self) -> Vec<SegmentNumber> {
-        self.segments().iter().map(|sealed| sealed.segment).collect()
+    /// Sealed segments in the places before `end`, oldest first.
+    pub(super) fn sealed_before(&self, end: SegmentNumber) -> Vec<Arc<Sealed>> {
+        self.segments().iter().take_while(|sealed| sealed.place < end).cloned().collect()
     }
 
-    /// Some run of a sealed segment for which `live(queue, offset behind the run)` holds, and that offset; none also
-    /// for a segment that is not in the index. Tries what it answered last before it opens anything.
+    /// Some run of a sealed segment for which `live(queue, offset behind the run)` holds, and that offset. Tries what
+    /// it answered last before it opens anything.
     ///
     /// # Errors
     /// The segment's runs can neither be read from its index file nor be rebuilt.
     pub(super) fn find_live(
         &self,
-        segment: SegmentNumber,
+        sealed: &Sealed,
         live: &dyn Fn(QueueId, Offset) -> bool,
     ) -> Result<Option<(QueueId, Offset)>, LogError> {
-        let Some(sealed) = self.segment(segment) else { return Ok(None) };
         if let Some((queue, end)) = sealed.witness()
             && live(queue, end)
         {
             return Ok(Some((queue, end)));
         }
-        let runs = self.inner.open(&sealed, false)?;
-        let found = runs.find(|queue, run| live(queue, run.end()));
+        let runs = self.inner.open(sealed, false)?;
+        let found = runs.sorted().find(|(queue, run)| live(*queue, run.end()));
         let witness = found.map(|(queue, run)| (queue, run.end()));
         sealed.set_witness(witness);
         Ok(witness)
+    }
+
+    /// The runs of a sealed segment, not held for others.
+    ///
+    /// # Errors
+    /// They can neither be read from its index file nor be rebuilt.
+    pub(super) fn runs_of(&self, sealed: &Sealed) -> Result<Arc<Runs>, LogError> {
+        self.inner.open(sealed, false)
     }
 
     fn segments(&self) -> Arc<Vec<Arc<Sealed>>> {
         locked(&self.inner.segments).sealed.clone()
     }
 
-    fn segment(&self, segment: SegmentNumber) -> Option<Arc<Sealed>> {
+    fn is_listed(&self, sealed: &Sealed) -> bool {
         let segments = self.segments();
-        let at = segments.binary_search_by_key(&segment, |sealed| sealed.segment).ok()?;
-        Some(segments[at].clone())
+        let at = segments.binary_search_by_key(&sealed.place, |other| other.place);
+        at.is_ok_and(|at| segments[at].segment == sealed.segment)
     }
 }
 
 impl Segments {
     fn assert_later(&self, segment: SegmentNumber) {
         let newest = self.newest.as_ref().map(|newest| newest.segment);
-        let last = newest.or(self.sealed.last().map(|sealed| sealed.segment));
-        assert!(last.is_none_or(|last| last < segment), "segments come in order of their numbers");
+        let last = newest.or(self.sealed.last().map(|sealed| sealed.place));
+        assert!(last.is_none_or(|last| last < segment), "segments come in order of their places");
     }
 
     fn seal(&mut self, sealed: Sealed) {

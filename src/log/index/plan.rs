@@ -158,9 +158,11 @@ impl Search<'_> {
     /// Asks segments whose runs are at hand.
     fn among_held(&mut self, index: &Index) -> Option<Located> {
         let recent = locked(&index.inner.held).recent(RECENT_ASKED);
-        for (segment, runs) in recent {
-            let at = self.segments.binary_search_by_key(&segment, |sealed| sealed.segment);
-            let Some(at) = at.ok().filter(|at| (self.low..self.high).contains(at)) else { continue };
+        for (segment, place, runs) in recent {
+            let at = self.segments.binary_search_by_key(&place, |sealed| sealed.place);
+            // Another may have taken its place.
+            let at = at.ok().filter(|at| self.segments[*at].segment == segment);
+            let Some(at) = at.filter(|at| (self.low..self.high).contains(at)) else { continue };
             if let Some(located) = self.narrow(at, &runs) {
                 // It counts as used, or the readers' own segments would be the first to go.
                 locked(&index.inner.held).get(segment);

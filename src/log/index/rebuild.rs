@@ -11,6 +11,7 @@ use crate::disk::Disk;
 use crate::ids::SegmentNumber;
 use crate::log::error::{FrameFault, LogError};
 use crate::log::frame::{FRAME_ALIGN, FRAME_HEADER_BYTES, FrameHeader};
+use crate::log::packed::{self, PackedHeader};
 use crate::log::segment::{self, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::log::window::Window;
 use crate::record::RecordHead;
@@ -33,6 +34,9 @@ pub struct Rebuilt {
 
 /// The salt of a segment; none if its header is damaged.
 pub fn salt(disk: &dyn Disk, segment: SegmentNumber) -> Result<Option<u64>, LogError> {
+    if packed::is_packed(segment) {
+        return Ok(PackedHeader::read(disk, segment)?.map(|header| header.salt));
+    }
     let file = disk.open(&segment::path(segment))?;
     let mut block = [0; SEGMENT_HEADER_BYTES];
     if file.length()? < block.len() as u64 {

@@ -6,7 +6,7 @@ use super::file::{self, FileRuns};
 use super::memory::MemoryRuns;
 use super::rebuild;
 use super::summary::Summary;
-use super::{Inner, Runs, locked};
+use super::{Inner, Look, Runs, locked};
 use crate::ids::{Offset, QueueId, SegmentNumber};
 use crate::log::error::{FrameFault, LogError};
 
@@ -14,6 +14,10 @@ use crate::log::error::{FrameFault, LogError};
 #[derive(Debug)]
 pub struct Sealed {
     pub segment: SegmentNumber,
+    /// The segment of the log in whose place it stands: itself, unless it is packed.
+    pub place: SegmentNumber,
+    /// It comes of a merge.
+    pub merged: bool,
     state: Mutex<State>,
 }
 
@@ -26,6 +30,10 @@ struct State {
     file: File,
     /// A run that was live when this was last asked: queue, and offset behind the run.
     witness: Option<(QueueId, Offset)>,
+    /// What reclaim saw in it last.
+    look: Option<Look>,
+    /// Some of its records cannot be read: it is not rewritten, so that the bytes stay.
+    damaged: bool,
 }
 
 /// What is known of its file.
@@ -40,16 +48,39 @@ enum File {
 impl Sealed {
     /// A segment that was just sealed.
     pub fn in_memory(segment: SegmentNumber, runs: MemoryRuns) -> Self {
-        Self::new(segment, Some(Arc::new(Runs::Memory(runs))), File::Wanted)
+        Self::new(segment, segment, false, Some(Arc::new(Runs::Memory(runs))), File::Wanted)
     }
 
     /// A segment whose runs are in its file, or else must be rebuilt.
-    pub fn in_file(segment: SegmentNumber) -> Self {
-        Self::new(segment, None, File::Unknown)
+    pub fn in_file(segment: SegmentNumber, place: SegmentNumber, merged: bool) -> Self {
+        Self::new(segment, place, merged, None, File::Unknown)
     }
 
-    fn new(segment: SegmentNumber, kept: Option<Arc<Runs>>, file: File) -> Self {
-        Self { segment, state: Mutex::new(State { kept, summary: None, file, witness: None }) }
+    fn new(
+        segment: SegmentNumber,
+        place: SegmentNumber,
+        merged: bool,
+        kept: Option<Arc<Runs>>,
+        file: File,
+    ) -> Self {
+        let state = State { kept, summary: None, file, witness: None, look: None, damaged: false };
+        Self { segment, place, merged, state: Mutex::new(state) }
+    }
+
+    pub fn look(&self) -> Option<Look> {
+        locked(&self.state).look
+    }
+
+    pub fn set_look(&self, look: Look) {
+        locked(&self.state).look = Some(look);
+    }
+
+    pub fn is_damaged(&self) -> bool {
+        locked(&self.state).damaged
+    }
+
+    pub fn set_damaged(&self) {
+        locked(&self.state).damaged = true;
     }
 
     pub fn witness(&self) -> Option<(QueueId, Offset)> {
@@ -117,7 +148,7 @@ impl Inner {
                 sealed.set(summary, File::Written);
                 let runs = Arc::new(Runs::File(runs));
                 if hold {
-                    locked(&self.held).put(sealed.segment, runs.clone());
+                    locked(&self.held).put(sealed.segment, sealed.place, runs.clone());
                 }
                 Ok(runs)
             }
@@ -139,9 +170,12 @@ impl Inner {
             let (from, to, what) = (hole.from, hole.to, hole.what);
             tracing::error!(%segment, from, to, %what, "data loss: a segment is damaged; its messages there are lost");
         }
+        if !rebuilt.holes.is_empty() {
+            sealed.set_damaged();
+        }
         sealed.set(summary(segment, salt, &rebuilt.runs), File::Wanted);
         let runs = Arc::new(Runs::Memory(rebuilt.runs));
-        locked(&self.held).put(segment, runs.clone());
+        locked(&self.held).put(segment, sealed.place, runs.clone());
         Ok(runs)
     }
 
@@ -164,7 +198,7 @@ impl Inner {
         // Another thread may have found the file to be good meanwhile.
         let Runs::Memory(in_memory) = &*runs else { return Ok(()) };
         let summary = summary(segment, salt, in_memory);
-        file::write(&*self.disk, &summary, in_memory)?;
+        file::write(&*self.disk, &summary, in_memory.sorted())?;
         sealed.set(summary, File::Written);
         locked(&sealed.state).kept = None;
         locked(&self.held).remove(segment);

@@ -160,6 +160,14 @@ impl Inspection {
         Ok(IndexChecked { path: segment::index_path(segment), state, only_here })
     }
 
+    /// The runs of a packed segment, sorted by queue and offset, and the parts of it that cannot be read.
+    ///
+    /// # Errors
+    /// The file cannot be read, or its header is damaged.
+    pub fn packed(&self, segment: SegmentNumber) -> Result<(Vec<Placed>, Vec<Part>), LogError> {
+        index::packed_runs(&*self.disk, segment)
+    }
+
     /// Reads a run where an index file says that it is, as a server would.
     pub fn run(&self, run: &Placed, each: &mut dyn FnMut(Item<'_>) -> Flow) -> Flow {
         walk::read(&Reader::new(self.disk.clone()), run, each)
@@ -197,7 +205,7 @@ impl Inspection {
 
     /// The segment whose file has this path in the data directory.
     pub fn segment_at(path: &str) -> Option<SegmentNumber> {
-        path.strip_prefix("log/").and_then(segment::parse_name)
+        path.split_once('/').and_then(|(_, name)| segment::parse_name(name))
     }
 
     /// Whether nothing was ever written into a segment's file.
@@ -253,9 +261,15 @@ impl Scan<'_> {
         members.filter(move |segment| *segment <= last)
     }
 
-    /// Every segment of the log and the length that its file must have.
+    /// Every segment of the log, packed ones too, and the length that its file must have.
     pub fn listed(&self) -> Vec<(SegmentNumber, u64)> {
-        self.recovery.set.members().map(|member| (member.segment, member.bytes)).collect()
+        let packed = self.recovery.set.packed().map(|packed| (packed.segment, packed.bytes));
+        self.recovery.set.members().map(|member| (member.segment, member.bytes)).chain(packed).collect()
+    }
+
+    /// The packed segments of the log.
+    pub fn packed(&self) -> Vec<SegmentNumber> {
+        self.recovery.set.packed().map(|packed| packed.segment).collect()
     }
 
     /// Whether the log may lead to this segment's file.
@@ -315,7 +329,8 @@ impl StateMachine for Forgetful<'_> {
     fn apply(&mut self, record: Replayed<'_>) -> Result<(), ReplayError> {
         if record.location.segment != self.segment {
             self.segment = record.location.segment;
-            self.index.sealed().into_iter().for_each(|sealed| self.index.drop_segment(sealed));
+            let sealed = self.index.sealed_before(SegmentNumber(u64::MAX));
+            sealed.iter().for_each(|sealed| self.index.drop_segment(sealed.segment));
         }
         self.machine.apply(record)
     }

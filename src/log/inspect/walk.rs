@@ -304,6 +304,8 @@ pub fn read(reader: &Reader, run: &Placed, each: &mut Each<'_>) -> Flow {
     };
     let read = match reader.read(location, 0, count, u64::MAX) {
         Ok(read) => read,
+        // A plain record, which was verified as a whole.
+        Err(ReadError::NotARun { .. }) => return Flow::Continue(()),
         Err(error) => {
             let why = match error {
                 ReadError::Damaged { why, .. } => why,

@@ -225,6 +225,10 @@ impl Disk for CrashDisk {
         Ok(self.lock().names.contains_key(path))
     }
 
+    fn free_bytes(&self) -> Result<u64, DiskError> {
+        Ok(u64::MAX)
+    }
+
     fn lock(&self, _: &str) -> Result<Box<dyn DiskLock>, DiskError> {
         Ok(Box::new(NoLock))
     }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use super::super::assemble::Assembler;
 use super::super::directory::Identity;
 use super::super::frame::{FRAME_HEADER_BYTES, FrameHeader, salted};
+use super::super::packed::{PACKED_FIRST, PackedHeader};
 use super::super::segment::SegmentHeader;
 use super::super::*;
 use super::support::plain;
@@ -167,4 +168,18 @@ fn the_frozen_frame_can_be_read() {
     kinds.sort();
     kinds.dedup();
     assert_eq!(kinds, Kind::ALL.map(|kind| kind as u8));
+}
+
+#[test]
+fn the_packed_header_is_frozen() {
+    let header = PackedHeader {
+        cluster: Uid([1; 16]),
+        segment: PACKED_FIRST.plus(5),
+        place: SegmentNumber(3),
+        salt: SALT,
+        bytes: 8_192,
+        records: 7,
+        replaced: [3, 4, 9].map(SegmentNumber).to_vec(),
+    };
+    compare(golden!("packed_header.bin"), &header.encode());
 }

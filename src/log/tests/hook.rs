@@ -13,6 +13,7 @@ pub type Hook = dyn Fn(Operation, &Path) -> Verdict + Send + Sync;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Go,
+    /// Of the disk itself: there is no space left.
     Fail(io::ErrorKind),
     /// A write writes the first half of its bytes and fails; a sync or change of names takes effect and fails.
     FailHalfway,
@@ -106,6 +107,13 @@ impl Disk for HookDisk {
 
     fn exists(&self, path: &str) -> Result<bool, DiskError> {
         self.real.exists(path)
+    }
+
+    fn free_bytes(&self) -> Result<u64, DiskError> {
+        match (self.hook)(Operation::Inspect, &self.full_path("")) {
+            Verdict::Go => self.real.free_bytes(),
+            _ => Ok(0),
+        }
     }
 
     fn lock(&self, path: &str) -> Result<Box<dyn DiskLock>, DiskError> {

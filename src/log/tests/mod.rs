@@ -13,6 +13,8 @@ mod keeping;
 mod old_bytes;
 mod places;
 mod reading;
+mod reclaim;
+mod reclaim_faults;
 mod recycling;
 mod salvage;
 mod support;

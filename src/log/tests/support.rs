@@ -18,11 +18,16 @@ pub fn options() -> LogOptions {
 
 /// A run of `count` messages of `size` bytes each, at `first`; each body begins with its offset.
 pub fn run(first: u64, count: u64, size: usize) -> Record {
+    run_of(QUEUE, first, count, size)
+}
+
+/// The same of any queue.
+pub fn run_of(queue: QueueId, first: u64, count: u64, size: usize) -> Record {
     let message = |offset: u64| StoredParts { meta: Bytes::from_static(b""), body: body(offset, size) };
     Record {
         kind: Kind::Publish,
         flags: 0,
-        queue: QUEUE,
+        queue,
         offset: Offset(first),
         headers: Vec::new(),
         body: Body::Run(MessageRun {
@@ -133,13 +138,18 @@ impl Harness {
 
     /// Takes a checkpoint with this state, in which messages from `first` on are live.
     pub fn checkpoint(&mut self, state: &[u8], first: u64) -> Result<bool, LogError> {
+        self.checkpoint_where(state, Arc::new(move |_, end| end > Offset(first)))
+    }
+
+    /// Takes a checkpoint with this state, in which the messages are live that `live` says.
+    pub fn checkpoint_where(&mut self, state: &[u8], live: Live) -> Result<bool, LogError> {
         let ticket = Ticket(self.next);
         self.next += 1;
         self.log.mark(ticket);
         loop {
             match self.events.recv_timeout(Duration::from_secs(20)).expect("the log reports") {
                 LogEvent::Marked(mark) => {
-                    let live: Live = Box::new(move |_, end| end > Offset(first));
+                    let live = live.clone();
                     self.log.checkpoint(Checkpoint { mark, state: state.to_vec(), live });
                 }
                 LogEvent::CheckpointEnded { written } => return Ok(written),

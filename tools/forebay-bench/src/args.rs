@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::memory::Scenario;
+use crate::reclaim;
 use crate::report::Format;
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or over the limit (the reason is on standard error), 2 wrong \
@@ -27,6 +28,7 @@ pub enum Command {
     Publish(PublishArgs),
     Consume(ConsumeArgs),
     Memory(MemoryArgs),
+    Reclaim(ReclaimArgs),
     Restart(RestartArgs),
     Limits(LimitsArgs),
     /// Serves an empty gRPC handler for `limits`
@@ -203,6 +205,31 @@ pub struct MemoryArgs {
     /// The scenario's messages (queues, for idle-queues), instead of its own number
     #[arg(long, conflicts_with = "scale", value_parser = clap::value_parser!(u64).range(1..))]
     pub messages: Option<u64>,
+    /// Shows the figures without judging them
+    #[arg(long)]
+    pub no_verdict: bool,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub runs: u64,
+}
+
+/// Let a backlog wait while others flow, or lie mixed, and see what that costs
+///
+/// slow-consumer: the disk may take twice what is needed and 8 segments. drain: a backlog that was mixed may take
+/// twice as long to drain as one that was not (writes /proc/sys/vm/drop_caches: needs root).
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  forebay-bench reclaim slow-consumer --scale 0.05
+  forebay-bench reclaim drain --dir /mnt/disk
+
+Disk at scale 1: slow-consumer 3 GB, drain 5 GB. Below it, segments are smaller too, at least 1 MiB.")]
+pub struct ReclaimArgs {
+    #[arg(value_enum)]
+    pub scenario: reclaim::Scenario,
+    #[command(flatten)]
+    pub server: OwnServer,
+    /// Multiplies the scenario's numbers
+    #[arg(long, default_value_t = 1.0, value_parser = scale)]
+    pub scale: f64,
     /// Shows the figures without judging them
     #[arg(long)]
     pub no_verdict: bool,

@@ -5,7 +5,7 @@
 //!
 //! | Module | For |
 //! |---|---|
-//! | `publish`, `consume`, `memory`, `restart`, `limits` | one subcommand each: arguments to a [`report::Report`] |
+//! | `publish`, `consume`, `memory`, `reclaim`, `restart`, `limits` | one subcommand each: arguments to a [`report::Report`] |
 //! | `site`, `fill`, `take` | a server to measure; ways in and out of its queues |
 //! | `report`, `progress` | what is shown |
 
@@ -16,6 +16,7 @@ mod limits;
 mod memory;
 mod progress;
 mod publish;
+mod reclaim;
 mod report;
 mod restart;
 mod site;
@@ -65,6 +66,7 @@ fn run(command: &Command) -> Result<Report, Failure> {
             Command::Publish(args) => publish::run(args).await,
             Command::Consume(args) => consume::run(args).await,
             Command::Memory(args) => memory::run(args).await,
+            Command::Reclaim(args) => reclaim::run(args).await,
             Command::Restart(args) => restart::run(args).await,
             Command::Limits(args) => limits::run(args).await,
             Command::EmptyServer => unreachable!("it is no measurement"),

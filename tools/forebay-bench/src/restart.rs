@@ -54,7 +54,7 @@ async fn one(args: &RestartArgs, site: &mut Site, names: &[String]) -> Result<Fi
 }
 
 /// Writes what is dirty and forgets what is clean, of all files.
-fn drop_page_cache() -> Result<(), Failure> {
+pub fn drop_page_cache() -> Result<(), Failure> {
     if !Command::new("sync").status()?.success() {
         return Err("sync failed".into());
     }

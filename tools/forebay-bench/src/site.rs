@@ -1,5 +1,6 @@
 //! A server to measure: one of the tool's own in a new folder, or one that runs already.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use forebay::proto::v1::{
@@ -31,6 +32,16 @@ impl Site {
         Ok(Self { server: None, folder, options })
     }
 
+    /// Lines of the configuration file, for servers that are started from now on.
+    pub fn configure(&mut self, lines: String) {
+        self.options.config = lines;
+    }
+
+    /// The server's data directory.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
     /// The same with a server that is ready.
     pub fn started(own: &OwnServer) -> Result<Self, Failure> {
         let mut site = Self::new(own)?;
@@ -41,7 +52,7 @@ impl Site {
     /// Starts the server; gives the time from the start of its process to its ready line.
     pub fn start(&mut self) -> Result<Duration, Failure> {
         let start = Instant::now();
-        let data = self.folder.path().join("data");
+        let data = self.data();
         let started = tokio::task::block_in_place(|| Server::try_start(&data, &self.options));
         let ready = start.elapsed();
         self.server = Some(started.map_err(|stderr| format!("the server did not start:\n{stderr}"))?);
@@ -65,7 +76,7 @@ impl Site {
 }
 
 /// The server's program beside this one.
-fn beside() -> Result<std::path::PathBuf, Failure> {
+fn beside() -> Result<PathBuf, Failure> {
     let mut path = std::env::current_exe()?;
     path.set_file_name("forebay");
     if path.is_file() {

@@ -182,3 +182,15 @@ fn what_cannot_be_run_is_said() {
     let help = bench(&["memory", "--help"]);
     assert!(String::from_utf8_lossy(&help.stdout).contains("Disk at scale 1"));
 }
+
+#[test]
+fn what_a_slow_consumer_costs_is_measured() {
+    in_dir(|dir| {
+        let report = json(&["reclaim", "slow-consumer", "--scale", "0.002", "--no-verdict", "--dir", dir]);
+        assert_eq!(report["settings"]["segment_bytes"], 1 << 20);
+        let (published, needed) = (figure(&report, 0, "published_bytes"), figure(&report, 0, "needed_bytes"));
+        assert!(published >= 42_000_000.0 && needed == published / 20.0, "{published} {needed}");
+        assert!(figure(&report, 0, "segments_rewritten") > 0.0);
+        assert!(figure(&report, 0, "write_amplification") > 1.0);
+    });
+}

@@ -79,6 +79,17 @@ pub fn server_stats(stats: &ServerStats) -> Value {
         "commits": stats.commits,
         "syncs": stats.syncs,
         "records": stats.records,
+        "packed_segments": stats.packed_segments,
+        "packed_bytes": stats.packed_bytes,
+        "live_bytes": stats.live_bytes,
+        "dead_bytes": stats.dead_bytes,
+        "reserve_bytes": stats.reserve_bytes,
+        "segments_dropped": stats.segments_dropped,
+        "segments_rewritten": stats.segments_rewritten,
+        "segments_merged": stats.segments_merged,
+        "appended_bytes": stats.appended_bytes,
+        "written_bytes": stats.written_bytes,
+        "write_amplification": (stats.write_amplification * 100.0).round() / 100.0,
     })
 }
 
