@@ -99,11 +99,11 @@ impl Walk {
 
     fn pause_or_update(&mut self, queue: &str, name: &str, a: u64, b: u64) -> String {
         let (now, shard) = (self.shard.now, &mut self.shard);
-        let subscription = (a % 2 == 0).then(|| subscription_name(queue, name).subscription);
+        let subscription = a.is_multiple_of(2).then(|| subscription_name(queue, name).subscription);
         let target = pause::Target { queue: queue_name(queue), subscription };
         match b % 4 {
             0 => {
-                let decision = pause::pause(&shard.state, &target, a % 3 == 0, b.to_string(), now);
+                let decision = pause::pause(&shard.state, &target, a.is_multiple_of(3), b.to_string(), now);
                 format!("{:?}", decision.map(|decision| shard.enact(decision)))
             }
             1 => {

@@ -220,12 +220,12 @@ mod tests {
     }
 
     /// What is found in a segment with two frames in which `damage` is changed, before old bytes.
-    fn found(damage: &[std::ops::Range<usize>]) -> (usize, Vec<(u64, u64)>) {
+    fn found(damage: &[(usize, usize)]) -> (usize, Vec<(u64, u64)>) {
         let dir = tempfile::tempdir().unwrap();
         let disk = RealDisk::new(dir.path());
         disk.create_dir("log").unwrap();
         let mut bytes = [vec![1; SEGMENT_HEADER_BYTES], frame(7), frame(8), vec![0x5a; 9 * 4096]].concat();
-        damage.iter().for_each(|part| bytes[part.clone()].iter_mut().for_each(|byte| *byte = !*byte));
+        damage.iter().for_each(|(from, to)| bytes[*from..*to].iter_mut().for_each(|byte| *byte = !*byte));
         let file = disk.create(&segment::path(SEGMENT)).unwrap();
         file.write_at(&mut [IoSlice::new(&bytes)], 0).unwrap();
         let rebuilt = rebuild(&disk, SEGMENT, SALT).unwrap();
@@ -239,11 +239,15 @@ mod tests {
         let end = second + length;
         let hole = |from: usize, to: usize| vec![(from as u64, to as u64)];
         assert_eq!(found(&[]), (2, vec![]));
-        assert_eq!(found(&[second..second + 512]), (1, hole(second, end)));
-        assert_eq!(found(&[first..first + 1]), (1, hole(first, second)));
-        assert_eq!(found(&[first..first + 1, second..second + 1]), (0, hole(first, end)));
-        let trailer = end - FRAME_TRAILER_BYTES..end;
-        assert_eq!(found(std::slice::from_ref(&trailer)), (2, vec![]));
-        assert_eq!(found(&[second..second + 1, trailer]), (1, vec![]), "nothing says that there was a frame");
+        assert_eq!(found(&[(second, second + 512)]), (1, hole(second, end)));
+        assert_eq!(found(&[(first, first + 1)]), (1, hole(first, second)));
+        assert_eq!(found(&[(first, first + 1), (second, second + 1)]), (0, hole(first, end)));
+        let trailer = (end - FRAME_TRAILER_BYTES, end);
+        assert_eq!(found(&[trailer]), (2, vec![]));
+        assert_eq!(
+            found(&[(second, second + 1), trailer]),
+            (1, vec![]),
+            "nothing says that there was a frame"
+        );
     }
 }

@@ -94,7 +94,7 @@ impl CrashDisk {
         let mut keeps = move || match unsynced {
             Unsynced::Lost => false,
             Unsynced::Kept => true,
-            Unsynced::Either(_) => chance.next() % 2 == 0,
+            Unsynced::Either(_) => chance.next().is_multiple_of(2),
         };
         let state = self.lock();
         let mut names = state.durable_names.clone();

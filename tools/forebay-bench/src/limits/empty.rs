@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 
 use forebay::proto::v1::{PublishRequest, PublishResponse};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tonic::body::Body;
 use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::service::Routes;
@@ -61,9 +62,10 @@ impl Drop for Process {
 /// Serves, and tells its address on standard output, until standard input ends.
 pub fn serve() -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::spawn(|| {
+    let (end, ended) = oneshot::channel();
+    std::thread::spawn(move || {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        std::process::exit(0);
+        let _ = end.send(());
     });
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -73,7 +75,11 @@ pub fn serve() -> Result<(), Failure> {
             .max_frame_size(1 << 20)
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(16 << 20);
-        Ok(server.add_routes(Routes::new(Empty)).serve_with_incoming(incoming).await?)
+        let serving = server.add_routes(Routes::new(Empty)).serve_with_incoming(incoming);
+        tokio::select! {
+            served = serving => Ok(served?),
+            _ = ended => Ok(()),
+        }
     })
 }
 

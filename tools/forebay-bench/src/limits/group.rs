@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use forebay::broker;
 use forebay::broker::api::{Broker, NewMessage};
-use forebay::broker::{self};
 use forebay::core::types::QueueConfig;
 use forebay::disk::RealDisk;
 use forebay::limits::PRIORITY_DEFAULT;
@@ -21,7 +21,7 @@ use crate::Failure;
 
 /// Messages a second that [`WAITERS`] callers store.
 pub fn messages_per_second(folder: &Path, time: Duration) -> Result<f64, Failure> {
-    let opened = broker::open(Arc::new(RealDisk::new(&folder.join("group"))), SEGMENT_BYTES_DEFAULT)?;
+    let opened = broker::open(Arc::new(RealDisk::new(folder.join("group"))), SEGMENT_BYTES_DEFAULT)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let task = tokio::spawn(opened.task.run());
