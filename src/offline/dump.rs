@@ -185,7 +185,7 @@ impl Dump<'_> {
                 let kind = match damage.what {
                     SegmentFault::Message => Kind::Message,
                     SegmentFault::Record(_) => Kind::Record,
-                    SegmentFault::Frame(_) => Kind::Frame,
+                    SegmentFault::Frame(_) | SegmentFault::Trailer => Kind::Frame,
                 };
                 let mut finding = Finding::new(kind, file, damage.what).at(damage.position);
                 if let Some((queue, first, last)) = damage.messages {

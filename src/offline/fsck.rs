@@ -223,17 +223,18 @@ impl Check<'_> {
     fn damage(&mut self, file: &str, damage: &SegmentDamage) -> Result<(), OfflineError> {
         let kind = match damage.what {
             SegmentFault::Frame(_) if damage.position == 0 => Kind::Segment,
-            SegmentFault::Frame(_) => Kind::Frame,
+            SegmentFault::Frame(_) | SegmentFault::Trailer => Kind::Frame,
             SegmentFault::Record(_) => Kind::Record,
             SegmentFault::Message => Kind::Message,
         };
-        if kind != Kind::Message {
+        let loses_records = !matches!(damage.what, SegmentFault::Message | SegmentFault::Trailer);
+        if loses_records {
             self.coverage.damage(file, damage.position);
         }
         let mut finding = Finding::new(kind, file, damage.what).at(damage.position);
         if let Some((queue, first, last)) = damage.messages {
             finding = finding.of(self.loaded.queue_name(queue), first.0, last.0);
-        } else {
+        } else if loses_records {
             finding.what += &format!(" ({} bytes up to where the segment goes on)", damage.bytes);
         }
         Ok(self.report.add(&finding)?)

@@ -6,7 +6,7 @@
 use std::ops::ControlFlow;
 
 use super::super::error::{FrameFault, LogError};
-use super::super::frame::{FRAME_ALIGN, FRAME_HEADER_BYTES, FrameHeader, salted};
+use super::super::frame::{FRAME_ALIGN, FRAME_HEADER_BYTES, FRAME_TRAILER_BYTES, FrameHeader, salted};
 use super::super::recovery::{FIRST_FRAME_AT, Opened};
 use super::super::segment::SegmentHeader;
 use super::super::window::Window;
@@ -61,6 +61,8 @@ pub enum SegmentFault {
     Record(RecordError),
     #[error("the message fails its checksum")]
     Message,
+    #[error("the copy of a frame's header at the frame's end is damaged")]
+    Trailer,
 }
 
 type Each<'e> = dyn FnMut(Item<'_>) -> Flow + 'e;
@@ -208,7 +210,18 @@ impl Walk {
         if flow.is_continue() && !good && !damaged {
             return Ok(lost(at, at + header.frame_len(), FrameFault::PayloadChecksum, each));
         }
-        Ok(flow)
+        if flow.is_break() { Ok(flow) } else { self.trailer(at + header.frame_len(), header, each) }
+    }
+
+    /// Judges the copy of the header that ends a frame.
+    fn trailer(&mut self, end: u64, header: &FrameHeader, each: &mut Each<'_>) -> Result<Flow, LogError> {
+        let position = end - FRAME_TRAILER_BYTES as u64;
+        let trailer = self.window.get(position, FRAME_TRAILER_BYTES)?.expect("within the file");
+        if FrameHeader::decode_trailer(trailer, self.salt).as_ref() == Ok(header) {
+            return Ok(Flow::Continue(()));
+        }
+        let (bytes, what) = (FRAME_TRAILER_BYTES as u64, SegmentFault::Trailer);
+        Ok(each(Item::Damage(SegmentDamage { position, bytes, what, messages: None })))
     }
 }
 
