@@ -196,14 +196,7 @@ impl State {
     fn mend_one(&mut self, event: &Event, misfit: Misfit) -> Result<Option<LostMessages>, Misfit> {
         match misfit {
             Misfit::NoQueue(queue) if !matches!(event, Event::QueueDeleted { .. }) => {
-                if queue == QueueId(0) {
-                    return Err(misfit);
-                }
-                // One of them is free: there are more than queues.
-                let mut names = (0..=self.queue_count()).map(|taken| recovered(queue, taken));
-                if !names.any(|made| self.recover_queue(made)) {
-                    return Err(misfit);
-                }
+                self.make_again(queue)?;
             }
             Misfit::QueueIds { got, expected } if got > expected => self.use_up_queue_ids(got),
             Misfit::SubscriptionIds { got, expected } if got > expected => self.use_up_subscription_ids(got),
@@ -222,6 +215,14 @@ impl State {
             unsafe_to_mend => return Err(unsafe_to_mend),
         }
         Ok(None)
+    }
+
+    /// Makes a queue of which only the id is known.
+    pub(super) fn make_again(&mut self, queue: QueueId) -> Result<(), Misfit> {
+        // One of them is free: there are more than queues.
+        let mut names = (0..=self.queue_count()).map(|taken| recovered(queue, taken));
+        let made = queue != QueueId(0) && names.any(|made| self.recover_queue(made));
+        if made { Ok(()) } else { Err(Misfit::NoQueue(queue)) }
     }
 }
 

@@ -4,11 +4,13 @@
 //! - Every message that was found waits in its queue, for each of its subscriptions, from the first attempt on:
 //!   acknowledgements before the log begins are unknown, so all count as unknown, and messages may come again.
 //! - Offsets between them that were not found count as finished: there is nothing to deliver.
-//! - A queue whose creation is lost gets a subscription `default`.
-//! - Offsets, ids and the incarnation go on above everything that was seen. Ids that were given before the log begins
-//!   and do not occur in it are not known, so [`IDS_SKIPPED`] are left out.
+//! - A queue whose creation is lost gets a subscription `default`. One of which no event is left, but messages that
+//!   were moved into packed segments, is made again too.
+//! - Offsets, ids, the places of runs of refs and the incarnation go on above everything that was seen. What was given
+//!   before the log begins and does not occur in it is not known, so [`IDS_SKIPPED`] are left out; of places too, as
+//!   the runs that are still there must not be taken for later ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::delivery::Delivery;
 use super::event::{Event, SubscriptionCreated};
@@ -76,15 +78,35 @@ impl Ranges {
 pub struct Seen {
     /// The messages that are there.
     pub messages: BTreeMap<QueueId, Ranges>,
+    /// Behind the last run of refs that is there.
+    pub ends_of_refs: BTreeMap<SubscriptionId, Offset>,
+    /// Queues that events speak of: if the state does not know one, it was deleted.
+    pub spoken_of: BTreeSet<QueueId>,
     pub last_queue: QueueId,
     pub last_subscription: SubscriptionId,
     pub incarnation: u32,
 }
 
 impl Seen {
-    /// Takes in the ids of an event.
+    /// Takes in a run that is there, of messages or in a store of refs.
+    pub fn stored(&mut self, queue: QueueId, first: Offset, count: u32) {
+        let end = first.plus(count.into());
+        if let Some(subscription) = queue.refs_of() {
+            let known = self.ends_of_refs.entry(subscription).or_default();
+            *known = end.max(*known);
+            self.last_subscription = self.last_subscription.max(subscription);
+        } else {
+            self.messages.entry(queue).or_default().add(first, end);
+            self.last_queue = self.last_queue.max(queue);
+        }
+    }
+
+    /// Takes in the ids of an event, which is told of a queue or of a store of refs.
     pub fn note(&mut self, queue: QueueId, event: &Event) {
-        self.last_queue = self.last_queue.max(queue);
+        if queue.refs_of().is_none() {
+            self.last_queue = self.last_queue.max(queue);
+            self.spoken_of.insert(queue);
+        }
         let subscription = match event {
             Event::SubscriptionCreated(created) => created.subscription,
             Event::Leased { subscription, first, .. } => {
@@ -98,6 +120,8 @@ impl Seen {
             Event::SubscriptionDeleted { subscription, .. }
             | Event::LeaseExtended { subscription, .. }
             | Event::Acked { subscription, .. }
+            | Event::Spilled { subscription, .. }
+            | Event::Recalled { subscription, .. }
             | Event::Requeued { subscription, .. } => *subscription,
             _ => SubscriptionId(0),
         };
@@ -129,10 +153,20 @@ impl State {
         self.use_up_subscription_ids(last_subscription.plus(skipped).next());
         let incarnation = seen.incarnation.max(self.incarnation()).saturating_add(IDS_SKIPPED);
         self.apply(&Event::Started { incarnation, log_us });
+        for queue in seen.messages.keys().filter(|queue| !seen.spoken_of.contains(queue)) {
+            // Id 0 is no queue's: nothing was ever stored in it.
+            let _ = self.make_again(*queue);
+        }
         let mut ids: Vec<QueueId> = self.queue_ids().collect();
         ids.sort_unstable();
         let none = Ranges::default();
-        ids.into_iter().map(|id| self.rebuild_queue(id, seen.messages.get(&id).unwrap_or(&none))).collect()
+        let rebuild = |id| self.rebuild_queue(id, seen.messages.get(&id).unwrap_or(&none));
+        let rebuilt = ids.into_iter().map(rebuild).collect();
+        for id in self.subscription_ids().collect::<Vec<_>>() {
+            let end = seen.ends_of_refs.get(&id).copied().unwrap_or_default();
+            self.use_up_runs(id, end.plus(skipped));
+        }
+        rebuilt
     }
 
     fn rebuild_queue(&mut self, id: QueueId, there: &Ranges) -> Rebuilt {

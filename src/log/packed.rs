@@ -237,6 +237,18 @@ fn temp_path(segment: SegmentNumber) -> String {
     format!("{}.tmp", segment::path(segment))
 }
 
+/// Whether all that is in a packed segment that is not of the log is in segments that are.
+pub fn is_unfinished(
+    disk: &dyn Disk,
+    cluster: Uid,
+    set: &SegmentSet,
+    segment: SegmentNumber,
+) -> Result<bool, DiskError> {
+    let known = |old: &SegmentNumber| set.contains(*old) || set.was_dropped(*old);
+    let header = PackedHeader::read(disk, segment)?.filter(|header| header.cluster == cluster);
+    Ok(header.is_some_and(|header| !header.replaced.is_empty() && header.replaced.iter().all(known)))
+}
+
 /// What a start found in `packed/`.
 #[derive(Debug, Default)]
 pub struct Settled {
@@ -262,9 +274,7 @@ pub fn settle(disk: &dyn Disk, cluster: Uid, set: &SegmentSet) -> Result<Settled
         if set.contains(*segment) || set.was_dropped(*segment) {
             continue;
         }
-        let known = |old: &SegmentNumber| set.contains(*old) || set.was_dropped(*old);
-        let header = PackedHeader::read(disk, *segment)?.filter(|header| header.cluster == cluster);
-        if header.is_some_and(|header| !header.replaced.is_empty() && header.replaced.iter().all(known)) {
+        if is_unfinished(disk, cluster, set, *segment)? {
             abandon(disk, *segment);
         } else {
             let name = format!("{:020}.seg", segment.0);

@@ -149,10 +149,9 @@ impl Check<'_> {
             let (runs, holes) = match self.inspection.packed(segment) {
                 Ok(found) => found,
                 Err(error) => {
-                    self.hit.insert(segment);
                     self.coverage.damage(&file, 0);
-                    self.report.add(&Finding::new(Kind::Segment, file, error).at(0))?;
-                    continue;
+                    self.report.add(&Finding::new(Kind::Segment, file.as_str(), error).at(0))?;
+                    Default::default()
                 }
             };
             for hole in holes {
@@ -314,6 +313,10 @@ impl Check<'_> {
                 Some(segment) if self.loaded.scan.knows(segment) => continue,
                 Some(segment) if self.inspection.is_blank(segment)? => {
                     Finding::new(Kind::Note, found.path, "an empty segment that is not in use yet")
+                }
+                Some(segment) if self.inspection.is_unfinished(&self.loaded.scan, segment)? => {
+                    let what = "a packed segment that the log does not need yet; a start removes it";
+                    Finding::new(Kind::Note, found.path, what)
                 }
                 Some(_) => {
                     let what =

@@ -4,7 +4,7 @@ use crate::broker::replica::Replica;
 use crate::core::rebuild::Seen;
 use crate::core::{State, event_codec};
 use crate::ids::{Lsn, QueueId};
-use crate::log::inspect::{Inspection, Scan, Start};
+use crate::log::inspect::{self, Inspection, Scan, Start};
 use crate::log::{LogError, Mark, ReplayError, Replayed, StateMachine};
 use crate::record::Kind;
 
@@ -53,30 +53,34 @@ pub fn load<'a>(
         Err(error) if error.is_data_loss() => error,
         Err(error) => return Err(error),
     };
-    let mut survivors = Survivors::default();
-    survivors.replica.without_beginning = true;
-    let scan = inspection.scan(Start::Survivors, &mut survivors)?;
-    let Survivors { replica, seen } = survivors;
+    let found = inspection.survivors()?;
+    let replica = Replica { without_beginning: true, ..Replica::default() };
+    let mut survivors = Survivors { found: &found, replica, seen: Seen::default() };
+    let scan = inspection.scan(Start::Survivors(found.clone()), &mut survivors)?;
+    let Survivors { replica, mut seen, .. } = survivors;
+    for segment in scan.packed() {
+        let (runs, _) = inspection.packed(segment)?;
+        runs.iter().for_each(|run| seen.stored(run.queue, run.first_offset, run.count));
+    }
     Ok(Loaded { scan, state: replica.state, refusal: Some(refusal), seen, checkpoint })
 }
 
 /// Replays a log whose beginning is lost, and keeps in mind what occurs in it.
-#[derive(Default)]
-struct Survivors {
+struct Survivors<'a> {
+    found: &'a inspect::Survivors,
     replica: Replica,
     seen: Seen,
 }
 
-impl StateMachine for Survivors {
+impl StateMachine for Survivors<'_> {
     fn restore(&mut self, _state: &[u8]) -> Result<(), ReplayError> {
         unreachable!("there is no checkpoint")
     }
 
     fn apply(&mut self, record: Replayed<'_>) -> Result<(), ReplayError> {
         let head = &record.head;
-        if let Some(run) = record.placed() {
-            let end = run.first_offset.plus(run.count.into());
-            self.seen.messages.entry(run.queue).or_default().add(run.first_offset, end);
+        if let Some(run) = record.placed().filter(|run| self.found.counts(run.location.segment)) {
+            self.seen.stored(run.queue, run.first_offset, run.count);
         }
         if head.kind != Kind::ServerStarted
             && let Ok(Some(event)) = event_codec::decode(head)

@@ -12,6 +12,7 @@ mod fsck;
 mod kills;
 mod layers;
 mod lifecycle;
+mod packed;
 mod publish_streams;
 mod rebuild;
 mod removal;

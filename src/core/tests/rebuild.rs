@@ -23,8 +23,7 @@ fn replayed(kept: impl Fn(usize, &Event) -> bool) -> (State, Seen) {
     let (mut state, mut seen) = (State::default(), Seen::default());
     for (_, event) in life().into_iter().enumerate().filter(|(at, event)| kept(*at, event)) {
         if let Event::Published(run) = &event {
-            let end = run.first.plus(run.count.into());
-            seen.messages.entry(run.queue).or_default().add(run.first, end);
+            seen.stored(run.queue, run.first, run.count);
         }
         seen.note(QueueId(0), &event);
         if state.mend(&event).is_ok() {

@@ -7,12 +7,14 @@
 //! - Memory is bounded whatever the size of the log: a window of one file, the runs of one segment, the segment set,
 //!   one checkpoint. Nothing is kept for each record.
 
+mod adopt;
 mod survivors;
 mod walk;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use survivors::Survivors;
 pub use walk::{Flow, Item, SegmentDamage, SegmentFault, StoredMessage};
 
 use super::checkpoint::{self, CheckpointFault, Mark};
@@ -24,7 +26,7 @@ use super::index::{self, Index, IndexState};
 use super::recovery::{self, Recovery};
 use super::segment::Salts;
 use super::set::SegmentSet;
-use super::{Placed, Reader, Replayed, StateMachine, segment};
+use super::{Placed, Reader, Replayed, StateMachine, packed, segment};
 use crate::disk::Disk;
 use crate::ids::{Lsn, SegmentNumber, Uid};
 
@@ -44,16 +46,14 @@ pub enum Start {
     Checkpoint(Mark),
     /// The log's first record.
     Beginning,
-    /// The lowest segment that can be read: what a log without checkpoints still has.
-    Survivors,
+    /// The lowest segment that can be read.
+    Survivors(Survivors),
 }
 
 /// A log that was read to its end.
 pub struct Scan<'a> {
     recovery: Recovery<'a>,
     judged: Judged,
-    /// Segments that reading began with.
-    given: SegmentSet,
 }
 
 /// A part of a segment.
@@ -111,24 +111,36 @@ impl Inspection {
         checkpoint::read(&*self.disk, self.cluster, lsn)
     }
 
+    /// What a log without checkpoints still has.
+    ///
+    /// # Errors
+    /// Nothing there can be read, or it needs a newer build.
+    pub fn survivors(&self) -> Result<Survivors, LogError> {
+        survivors::find(&*self.disk, self.cluster, &self.salts)
+    }
+
     /// Reads the log to its end.
     ///
     /// # Errors
     /// What would keep a server from starting there.
     pub fn scan(&self, start: Start, machine: &mut dyn StateMachine) -> Result<Scan<'_>, LogError> {
         let disk = &*self.disk;
-        let mark = match start {
-            Start::Checkpoint(mark) => Some(mark),
-            Start::Beginning => None,
-            Start::Survivors => Some(survivors::find(disk, self.cluster, &self.salts)?),
+        let (mark, adopted) = match start {
+            Start::Checkpoint(mark) => (Some(mark), None),
+            Start::Beginning => (None, None),
+            Start::Survivors(found) => (Some(found.mark), Some(found.adopted)),
         };
         let given = mark.as_ref().map_or_else(SegmentSet::default, |mark| mark.set.clone());
         let index = Index::new(self.disk.clone(), Arc::<LogCounters>::default());
         let mut machine = Forgetful { machine, index: index.clone(), segment: SegmentNumber(0) };
-        let (recovery, fault) =
+        let (mut recovery, fault) =
             Recovery::run(disk, self.cluster, self.salts.clone(), mark, &mut machine, &index)?;
         let judged = ending::judge(&recovery, fault)?;
-        Ok(Scan { recovery, judged, given })
+        if let Some(adopted) = adopted {
+            // The files say which segments are of the log, not the records that happen to be left.
+            recovery.set = adopted.set(given.members().chain(recovery.set.members()));
+        }
+        Ok(Scan { recovery, judged })
     }
 
     /// Walks through one segment of the log that `scan` has read, verifying everything in it.
@@ -208,13 +220,18 @@ impl Inspection {
         path.split_once('/').and_then(|(_, name)| segment::parse_name(name))
     }
 
+    /// Whether a packed segment was not finished: a start removes it, as all of it is in segments of the log.
+    pub fn is_unfinished(&self, scan: &Scan<'_>, segment: SegmentNumber) -> Result<bool, LogError> {
+        Ok(packed::is_packed(segment)
+            && packed::is_unfinished(&*self.disk, self.cluster, &scan.recovery.set, segment)?)
+    }
+
     /// Whether nothing was ever written into a segment's file.
     pub fn is_blank(&self, segment: SegmentNumber) -> Result<bool, LogError> {
         ending::is_blank_file(&*self.disk, segment, &self.salts)
     }
 
-    /// Sets all checkpoints aside and writes one of the end that `scan` has come to, with every segment that it has
-    /// read as part of the log. Where the new one is, and the old ones now.
+    /// Sets all checkpoints aside and writes one of the end that `scan` has come to. Where the new one is, and the old ones now.
     ///
     /// # Errors
     /// A failed write or sync. Repeating it is safe: nothing is removed.
@@ -225,11 +242,7 @@ impl Inspection {
         state: &[u8],
     ) -> Result<(PathBuf, Vec<PathBuf>), LogError> {
         let disk = &*self.disk;
-        let Scan { recovery, judged, given } = scan;
-        let mut set = SegmentSet::default();
-        given.members().chain(recovery.set.members()).for_each(|member| {
-            set.add(member);
-        });
+        let Scan { recovery, judged } = scan;
         // A checkpoint holds only what is durable, whatever the page cache says.
         ending::rewrite_last_frame(&recovery)?;
         let mark = Mark {
@@ -237,7 +250,7 @@ impl Inspection {
             start: recovery.start,
             incarnation,
             highest: judged.highest,
-            set,
+            set: recovery.set,
         };
         ["quarantine", "checkpoint"].into_iter().try_for_each(|dir| disk.create_dir(dir))?;
         let mut aside = Vec::new();

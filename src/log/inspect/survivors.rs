@@ -1,7 +1,7 @@
 //! Where to begin to read a log that has lost its checkpoints and its first segments.
 //!
 //! Which segments are of the log is logged state that only a checkpoint has; without one, every file in `log/` whose
-//! header is good counts. Numbers without such a file are taken for dropped: records that list them lead nowhere. A
+//! header is good is read, and packed segments are judged by theirs ([`super::adopt`]). Numbers without such a file are taken for dropped: records that list them lead nowhere. A
 //! file that is blank may still be listed by a record.
 
 use std::collections::BTreeMap;
@@ -15,8 +15,23 @@ use super::super::set::SegmentSet;
 use super::super::system::SegmentAdded;
 use super::super::tail::Chain;
 use super::super::{directory, ending};
+use super::adopt::Adopted;
 use crate::disk::Disk;
 use crate::ids::{Lsn, SegmentNumber, Uid};
+
+/// A log without checkpoints, as its files tell it.
+#[derive(Clone, Debug)]
+pub struct Survivors {
+    pub(super) mark: Mark,
+    pub(super) adopted: Adopted,
+}
+
+impl Survivors {
+    /// Whether the messages of a segment of the log count: else those that are needed are in a packed one.
+    pub fn counts(&self, segment: SegmentNumber) -> bool {
+        !self.adopted.has_replaced(segment)
+    }
+}
 
 /// The data directory that the segments say they belong to; none without a good header.
 pub fn cluster(disk: &dyn Disk) -> Result<Option<Uid>, LogError> {
@@ -38,7 +53,7 @@ pub fn cluster(disk: &dyn Disk) -> Result<Option<Uid>, LogError> {
 ///
 /// # Errors
 /// Nothing there can be read, or it needs a newer build.
-pub fn find(disk: &dyn Disk, cluster: Uid, salts: &Salts) -> Result<Mark, LogError> {
+pub fn find(disk: &dyn Disk, cluster: Uid, salts: &Salts) -> Result<Survivors, LogError> {
     let numbers = numbers(disk)?;
     let mut good = BTreeMap::new();
     let mut blank = Vec::new();
@@ -62,7 +77,8 @@ pub fn find(disk: &dyn Disk, cluster: Uid, salts: &Salts) -> Result<Mark, LogErr
         }
     }
     let start = ReplayStart { segment: lowest, chain: chain_before(disk, lowest, cluster)? };
-    Ok(Mark { lsn: start.chain.lsn, start, incarnation: 0, highest, set })
+    let adopted = Adopted::find(disk, cluster, &numbers)?;
+    Ok(Survivors { mark: Mark { lsn: start.chain.lsn, start, incarnation: 0, highest, set }, adopted })
 }
 
 /// What the segment's first frame follows, as far as its own header says.
