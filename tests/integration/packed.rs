@@ -5,6 +5,7 @@ use std::collections::btree_map::Entry;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use forebay_testkit::{Clients, queue, subscription};
 use serde_json::Value;
 
 use crate::support::*;
@@ -144,4 +145,108 @@ async fn a_rebuild_takes_one_side_of_what_was_replaced() {
 async fn a_rebuild_takes_in_packed_segments() {
     let Filled { site, count, .. } = with_packed().await;
     rebuilt(&site, count).await;
+}
+
+/// More messages than memory keeps the delays of.
+const DELAYED: usize = 5_000;
+
+/// Takes all messages of a queue and gives them back for later; how often each had been handed out.
+async fn delay(clients: &mut Clients, name: &str, delay_s: i64) -> Vec<u32> {
+    let mut seen = Vec::new();
+    while seen.len() < DELAYED {
+        let received = pull(clients, name, 1_000).await;
+        assert!(!received.is_empty(), "{} of {DELAYED} have come", seen.len());
+        nack(clients, &subscription(name), ack_ids(&received), retry(delay_s)).await;
+        seen.extend(attempts(&received));
+    }
+    seen
+}
+
+#[tokio::test]
+async fn spilled_delays_are_no_queues_and_their_messages_wait() {
+    let site = tiny_segments();
+    let data = site.data();
+    let server = site.start();
+    let mut clients = server.clients();
+    create(&mut clients, "flow").await;
+    while path(&data, 1).exists() {
+        publish(&mut clients, "flow", &vec![[7; 12_000]; 20]).await;
+        drain(&mut clients, "flow").await;
+    }
+    create(&mut clients, "late").await;
+    publish_numbered(&mut clients, "late", DELAYED).await;
+    delay(&mut clients, "late", 3_600).await;
+    end(server).await;
+
+    let (code, stdout, _) = forebay(&["fsck"], &data);
+    assert!(code == 0 && !stdout.contains("queue="), "{stdout}");
+    let (code, stdout, stderr) = forebay(&["dump"], &data);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    let late = format!("{:?}", queue("late"));
+    let waiting: Vec<&str> = stdout.lines().filter(|line| line.contains("\"waiting\":true")).collect();
+    assert_eq!((waiting.len(), waiting.iter().all(|line| line.contains(&late))), (DELAYED, true));
+    assert!(!stdout.contains("\"queue\":null"), "no store of refs is shown");
+
+    lose_checkpoints(&data);
+    let (code, stdout, _) = forebay(&["fsck", "--rebuild"], &data);
+    let queues: Vec<&str> = stdout.lines().filter(|line| line.starts_with("queue ")).collect();
+    assert_eq!((code, queues.len()), (0, 2), "{stdout}");
+    assert!(queues[1].contains(&format!("late: {DELAYED} messages wait again")), "{stdout}");
+
+    // They are delayed anew: what is left of the old delays is not taken for those.
+    let server = site.start();
+    let mut clients = server.clients();
+    assert_eq!(delay(&mut clients, "late", 1).await, [1; DELAYED]);
+    let mut seen = Vec::new();
+    while seen.len() < DELAYED {
+        let received = pull_from(&mut clients, &subscription("late"), 1_000, 30, None).await;
+        assert!(!received.is_empty(), "{} of {DELAYED} have come back", seen.len());
+        seen.extend(attempts(&received));
+        ack(&mut clients, &subscription("late"), ack_ids(&received)).await;
+    }
+    assert_eq!(seen, [2; DELAYED]);
+    create(&mut clients, "next").await;
+    publish(&mut clients, "next", &["one"]).await;
+    assert_eq!(drain(&mut clients, "next").await, [b"one"]);
+    end(server).await;
+    let (code, stdout, _) = forebay(&["fsck"], &data);
+    assert_eq!(code, 0, "{stdout}");
+    assert!(!dumped(&data, "next").is_empty());
+}
+
+#[tokio::test]
+async fn damage_to_a_packed_segment_is_told() {
+    let Filled { site, past, .. } = with_packed().await;
+    let data = site.data();
+    // The file of a segment that has left, to be used again.
+    fs::write(path(&data, 1).with_extension("free"), &past[&1]).unwrap();
+    let (code, stdout, _) = forebay(&["fsck"], &data);
+    assert_eq!(code, 0, "{stdout}");
+    // Of all that there are, the one that the log leads to has the message.
+    let wanted = kept(5);
+    let holds = |file: &PathBuf| {
+        let bytes = fs::read(file).unwrap();
+        bytes.windows(wanted.len()).position(|window| window == wanted)
+    };
+    let (file, at) = packed(&data).into_iter().find_map(|file| holds(&file).map(|at| (file, at))).unwrap();
+    let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+
+    flip(&file, at + 100);
+    let (code, stdout, _) = forebay(&["fsck"], &data);
+    let told = format!("message packed/{name}:");
+    let line = stdout.lines().find(|line| line.starts_with(&told)).unwrap_or_else(|| panic!("{stdout}"));
+    assert!(code == 1 && line.contains(&format!("queue={} offsets=5..5:", queue("slow"))), "{line}");
+    flip(&file, at + 100);
+
+    // Without its header, its index leads to what it has.
+    flip(&file, 60);
+    let (code, stdout, _) = forebay(&["fsck"], &data);
+    assert!(code == 1 && stdout.contains(&format!("segment packed/{name}:0: ")), "{stdout}");
+    assert!(!stdout.contains("lost-messages"), "{stdout}");
+    flip(&file, 60);
+
+    flip(&file.with_extension("idx"), 4_100);
+    let (code, stdout, _) = forebay(&["fsck"], &data);
+    let index = name.replace(".seg", ".idx");
+    assert!(code == 1 && stdout.contains(&format!("index packed/{index}:")), "{stdout}");
 }
