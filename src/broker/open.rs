@@ -84,8 +84,11 @@ pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Opened, OpenError
     let (reads_done, reads) = mpsc::unbounded_channel();
     let stop_reason = Arc::new(OnceLock::new());
     let waiting_messages = waiting_messages(&state);
-    let ends = ends(&state);
     let is_whole = damage.is_empty() && missing.is_empty() && lost.is_empty();
+    if !is_whole {
+        state.leave_out_places();
+    }
+    let ends = ends(&state);
     let recalls = if is_whole { Recalls::default() } else { Recalls::after_damage(&state) };
     let mut shell = Shell {
         state,

@@ -154,19 +154,32 @@ impl State {
         let incarnation = seen.incarnation.max(self.incarnation()).saturating_add(IDS_SKIPPED);
         self.apply(&Event::Started { incarnation, log_us });
         for queue in seen.messages.keys().filter(|queue| !seen.spoken_of.contains(queue)) {
-            // Id 0 is no queue's: nothing was ever stored in it.
-            let _ = self.make_again(*queue);
+            if self.queue(*queue).is_none() {
+                // Id 0 is no queue's: nothing was ever stored in it.
+                let _ = self.make_again(*queue);
+            }
         }
         let mut ids: Vec<QueueId> = self.queue_ids().collect();
         ids.sort_unstable();
         let none = Ranges::default();
         let rebuild = |id| self.rebuild_queue(id, seen.messages.get(&id).unwrap_or(&none));
         let rebuilt = ids.into_iter().map(rebuild).collect();
-        for id in self.subscription_ids().collect::<Vec<_>>() {
-            let end = seen.ends_of_refs.get(&id).copied().unwrap_or_default();
-            self.use_up_runs(id, end.plus(skipped));
+        for (id, end) in &seen.ends_of_refs {
+            if self.subscription(*id).is_some() {
+                self.use_up_runs(*id, *end);
+            }
         }
+        self.leave_out_places();
         rebuilt
+    }
+
+    /// Leaves out places of runs of refs. Behind damage some may have been given that nothing speaks of any more; if
+    /// they were given again, an index file that is older than the damage might lead to the runs of before.
+    pub fn leave_out_places(&mut self) {
+        for id in self.subscription_ids().collect::<Vec<_>>() {
+            let next = self.subscription(id).expect("it was just listed").delivery.spilled().next();
+            self.use_up_runs(id, next.plus(IDS_SKIPPED.into()));
+        }
     }
 
     fn rebuild_queue(&mut self, id: QueueId, there: &Ranges) -> Rebuilt {

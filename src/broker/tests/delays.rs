@@ -180,6 +180,9 @@ async fn messages_whose_lease_was_lost_to_damage_are_delivered_again() {
     damage(dir.path(), b"\x07\x00default\x02\x00q0", 90);
     let opened = super::super::open(Arc::new(RealDisk::new(dir.path())), SEGMENT_BYTES).unwrap();
     assert_eq!(opened.damage.len(), 1);
+    let state = &opened.task.shell.state;
+    let next = state.subscription(SubscriptionId(1)).unwrap().delivery.spilled().next();
+    assert!(next > Offset(1_000), "places that damage may have taken are left out");
     let second = Running { broker: opened.broker, task: tokio::spawn(opened.task.run()) };
     assert_eq!(second.stats().await.delayed_messages, 10);
     let mut offsets: Vec<u64> = second.take(20).await.into_iter().map(|(offset, _)| offset).collect();
