@@ -80,5 +80,7 @@ pub const CREDIT_MESSAGES_MAX: u64 = 1 << 32;
 pub const CREDIT_BYTES_MAX: u64 = 1 << 40;
 /// Acks requests of one Subscribe stream that wait for their results; with more, the stream is not read.
 pub const UNANSWERED_ACKS_MAX: usize = 16;
-/// An idle Subscribe stream has a heartbeat this often, in microseconds.
+/// An idle Subscribe or Tail stream has a heartbeat this often, in microseconds.
 pub const HEARTBEAT_US: u64 = 10_000_000;
+/// Most Tail streams at one time.
+pub const TAILS_MAX: usize = 64;

@@ -56,6 +56,7 @@ impl Shell {
         };
         self.enact_and_answer(decision, now, reply, |shell, id| {
             shell.ends.remove(&id);
+            shell.follows.forget(id);
             shell.cache.forget(id);
             subscriptions.into_iter().for_each(|id| shell.end_consumers(id));
         });

@@ -7,10 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use super::follow::{Followed, Page, Position};
 use super::pipeline::{Publish, PublishResults};
 use crate::core::pause::Target;
 use crate::core::types::*;
-use crate::ids::{Offset, Uid};
+use crate::ids::{Offset, QueueId, Uid};
 use crate::names::{Name, QueueName, SubscriptionName};
 use crate::record::{Lane, StoredParts};
 
@@ -27,6 +28,12 @@ pub enum BrokerError {
     DataLoss { queue: QueueName, offset: Offset },
     #[error("the queue was deleted")]
     QueueDeleted,
+    #[error(
+        "the place to go on from is of another queue than {queue}, or of one of this name that was deleted; begin anew"
+    )]
+    OtherQueue { queue: QueueName },
+    #[error("{max} tails are open, the most that this server serves; end one, or try again later")]
+    TooManyTails { max: usize },
     #[error("the subscription was deleted")]
     SubscriptionDeleted,
     #[error(
@@ -276,6 +283,16 @@ pub(crate) enum Request {
         bytes_max: u64,
         reply: Reply<Vec<StoredMessage>>,
     },
+    Follow {
+        queue: QueueName,
+        from: Position,
+        reply: Reply<Followed>,
+    },
+    ReadOn {
+        queue: QueueId,
+        from: Offset,
+        reply: Reply<Page>,
+    },
     Purge {
         queue: QueueName,
         end: Option<Offset>,
@@ -389,7 +406,7 @@ impl Broker {
         ConsumerId(self.last_consumer.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    async fn call<T>(&self, make: impl FnOnce(Reply<T>) -> Request) -> Result<T, BrokerError> {
+    pub(super) async fn call<T>(&self, make: impl FnOnce(Reply<T>) -> Request) -> Result<T, BrokerError> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(make(reply)).map_err(|_| self.gone())?;
         answer.await.unwrap_or_else(|_| Err(self.gone()))

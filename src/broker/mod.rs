@@ -21,6 +21,7 @@ mod checkpoints;
 mod commits;
 mod consumers;
 mod due;
+pub mod follow;
 mod locate;
 mod open;
 pub mod pipeline;

@@ -12,6 +12,7 @@ use super::cache::TailCache;
 use super::checkpoints::Checkpoints;
 use super::commits::Commits;
 use super::consumers::Consumers;
+use super::follow::Follows;
 use super::recall::Recalls;
 use super::replica::Replica;
 use super::settle::Jobs;
@@ -109,6 +110,7 @@ pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Opened, OpenError
         reading_bytes: 0,
         reads_done,
         recalls,
+        follows: Follows::default(),
         draining: false,
         stop_reason: Arc::clone(&stop_reason),
     };

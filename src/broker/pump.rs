@@ -238,6 +238,7 @@ impl Shell {
         self.reading_bytes -= match &done {
             Done::Messages(read) => read.reserved,
             Done::Refs(read) => read.reserved,
+            Done::Page(read) => read.reserved,
         };
         for id in std::mem::take(&mut self.starved) {
             self.mark(id);
@@ -246,7 +247,9 @@ impl Shell {
         match done {
             Done::Messages(read) => self.read_done(read, now),
             Done::Refs(read) => self.refs_done(read, now),
+            Done::Page(read) => self.page_read(read),
         }
+        self.read_on_starved();
     }
 
     fn read_done(&mut self, done: ReadDone, now: Now) {

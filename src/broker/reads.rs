@@ -1,6 +1,7 @@
 //! Finding messages in the log and reading them, off the broker's thread.
 
 use super::api::{ConsumerId, Reply, StoredMessage};
+use super::follow::PageRead;
 use super::recall::RefsDone;
 use super::settle::JobId;
 use crate::core::consume::Handed;
@@ -47,6 +48,7 @@ pub struct Peek {
 pub enum Done {
     Messages(ReadDone),
     Refs(RefsDone),
+    Page(PageRead),
 }
 
 /// A finished read of messages.

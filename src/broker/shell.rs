@@ -13,6 +13,7 @@ use super::cache::TailCache;
 use super::checkpoints::Checkpoints;
 use super::commits::{Answer, Commits};
 use super::consumers::Consumers;
+use super::follow::Follows;
 use super::reads::Done;
 use super::recall::Recalls;
 use super::settle::Jobs;
@@ -50,6 +51,7 @@ pub struct Shell {
     pub(super) reading_bytes: u64,
     pub(super) reads_done: mpsc::UnboundedSender<Done>,
     pub(super) recalls: Recalls,
+    pub(super) follows: Follows,
     pub(super) draining: bool,
     /// Told to those who call after the end.
     pub(super) stop_reason: Arc<OnceLock<String>>,
@@ -175,6 +177,8 @@ impl Shell {
             Request::Peek { queue, from, messages_max, bytes_max, reply } => {
                 self.peek(&queue, from, messages_max, bytes_max, reply);
             }
+            Request::Follow { queue, from, reply } => self.follow(&queue, from, reply),
+            Request::ReadOn { queue, from, reply } => self.read_on(queue, from, reply),
             Request::Purge { queue, end, reply } => self.purge(&queue, end, now, reply),
             Request::Cancel { queue, queue_uid, offset, reply } => {
                 let decision = remove::cancel(&self.state, &queue, queue_uid, offset);
@@ -230,7 +234,9 @@ impl Shell {
             return self.run_visible(subscription, placed);
         }
         let Some(queue) = self.state.queue(placed.queue) else { return };
-        self.ends.insert(placed.queue, placed.first_offset.plus(placed.count.into()));
+        let end = placed.first_offset.plus(placed.count.into());
+        self.ends.insert(placed.queue, end);
+        self.follows.advance(placed.queue, end);
         for subscription in queue.subscriptions.values() {
             if self.consumers.has_waiting(*subscription) && self.is_dirty.insert(*subscription) {
                 self.dirty.push_back(*subscription);

@@ -4,7 +4,7 @@
 //! snapshot   version u32 | shard blob | count | a blob for each queue, in order of id
 //! shard      last queue | last subscription | last lease | incarnation | producers_expired_us
 //! queue      id | uid | flags u8 (1 = holds dead letters) | namespace | queue | create_time_us | first offset
-//!            | next offset | last_publish_us | published_bytes | config blob | update_time_us | revision | pause
+//!            | purge end | next offset | last_publish_us | published_bytes | config blob | update_time_us | revision | pause
 //!            | count | a blob for each producer, in order of id | count | a blob for each subscription, in order of name
 //! producer   id | epoch | sequence | last_used_us | answers: count, then first offset, count, publish_time_us
 //! subscription

@@ -59,6 +59,8 @@ pub struct Queue {
     pub dead_letters: bool,
     /// Below it every message is finished by all subscriptions. Never decreases.
     pub first_offset: Offset,
+    /// Below it every message was purged, whether it was finished before or not. Never decreases.
+    pub purge_end: Offset,
     pub next_offset: Offset,
     pub last_publish_us: u64,
     pub published_bytes: u64,
@@ -261,6 +263,7 @@ impl State {
             pause: None,
             dead_letters: created.dead_letters,
             first_offset: Offset(0),
+            purge_end: Offset(0),
             next_offset: Offset(0),
             last_publish_us: 0,
             published_bytes: 0,
@@ -342,6 +345,7 @@ impl State {
     fn purged(&mut self, id: QueueId, end: Offset) {
         let queue = self.queues.get_mut(&id).expect("only an existing queue is purged");
         queue.first_offset = queue.first_offset.max(end);
+        queue.purge_end = queue.purge_end.max(end);
         for subscription in queue.subscriptions.values() {
             let subscription =
                 self.subscriptions.get_mut(subscription).expect("a queue's subscription exists");

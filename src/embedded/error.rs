@@ -67,6 +67,9 @@ impl Error {
             BrokerError::RequestTooLarge { bytes, max } => Self::RequestTooLarge { bytes, max },
             BrokerError::DataLoss { queue, offset } => Self::DataLoss { queue, offset },
             BrokerError::QueueDeleted => Self::QueueDeleted,
+            BrokerError::OtherQueue { .. } | BrokerError::TooManyTails { .. } => {
+                unreachable!("nothing is followed in process")
+            }
             BrokerError::SubscriptionDeleted => Self::SubscriptionDeleted,
             BrokerError::DiskFull => Self::DiskFull,
             BrokerError::Draining => Self::Closed,

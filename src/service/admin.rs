@@ -40,6 +40,7 @@ pub const FEATURES: &[&str] = &[
     "nack.reject",
     "extend_lease",
     "peek",
+    "tail",
     "get_message",
     "cancel_message",
     "stats",
@@ -86,6 +87,7 @@ fn limits() -> ServerLimits {
         max_credit_bytes: CREDIT_BYTES_MAX,
         max_unanswered_acks: UNANSWERED_ACKS_MAX as u64,
         heartbeat_interval: Some(time::duration(HEARTBEAT_US)),
+        max_tails: TAILS_MAX as u64,
     }
 }
 

@@ -1,4 +1,5 @@
-//! `MessageService`: publishing, delivery and its ending. Streams of deliveries are in [`super::subscribe`].
+//! `MessageService`: publishing, delivery and its ending. Streams of deliveries are in [`super::subscribe`],
+//! those that only read in [`super::tail`].
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::admit_stream::Permits;
 use super::check::{self, not_built};
 use super::status::Refusal;
-use super::{Shared, ending, message, publish_stream, rpc_not_built, subscribe, time, token};
+use super::{Shared, ending, message, publish_stream, rpc_not_built, subscribe, tail, time, token};
 use crate::broker::api::{BrokerError, Published, PullOptions};
 use crate::broker::pipeline::Publish;
 use crate::clock;
@@ -188,8 +189,9 @@ impl MessageService for Messages {
 
     type TailStream = Answers<TailResponse>;
 
-    async fn tail(&self, _: Request<TailRequest>) -> Result<Response<Self::TailStream>, Status> {
-        rpc_not_built("MessageService.Tail")
+    async fn tail(&self, request: Request<TailRequest>) -> Result<Response<Self::TailStream>, Status> {
+        let answers = tail::open(self.shared.clone(), request.into_inner()).await?;
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn get_message(&self, request: Request<GetMessageRequest>) -> Result<Response<Message>, Status> {

@@ -20,6 +20,7 @@ mod queues;
 pub mod server;
 pub mod status;
 mod subscribe;
+mod tail;
 mod time;
 mod token;
 mod update;

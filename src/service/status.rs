@@ -23,6 +23,8 @@ const RESTART_RETRY: Duration = Duration::from_millis(500);
 const DISK_RETRY: Duration = Duration::from_secs(1);
 /// When to try again for a place among the producers: idle ones expire slowly.
 const PRODUCERS_RETRY: Duration = Duration::from_secs(10);
+/// When to try again for a place among the tails.
+const TAILS_RETRY: Duration = Duration::from_secs(5);
 
 /// Why the service itself refuses a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +37,8 @@ pub enum Refusal {
     Limit { field: String, unit: &'static str, actual: u64, limit: u64 },
     #[error("page_token is not one of this listing; start again without it")]
     PageToken,
+    #[error("resume_token is not one of this server; begin without it")]
+    ResumeToken,
     #[error("{field} is not built in this server; leave it out (GetServerInfo.features says what is built)")]
     FieldNotBuilt { field: String },
     #[error("{rpc} is not built in this server (GetServerInfo.features says what is built)")]
@@ -112,6 +116,9 @@ impl From<Refusal> for Status {
                 .with("actual", actual)
                 .with("limit", limit),
             Refusal::PageToken => invalid(ErrorReason::InvalidPageToken).violation("page_token", &message),
+            Refusal::ResumeToken => {
+                invalid(ErrorReason::InvalidResumeToken).violation("resume_token", &message)
+            }
             Refusal::FieldNotBuilt { field } => {
                 Draft::new(Code::Unimplemented, ErrorReason::FieldNotBuilt).with("field", field)
             }
@@ -152,6 +159,13 @@ impl From<BrokerError> for Status {
                 .resource("queue", queue, "has a damaged message")
                 .with("offset", offset),
             E::QueueDeleted => Draft::new(Code::NotFound, ErrorReason::QueueNotFound),
+            E::OtherQueue { queue } => Draft::new(Code::InvalidArgument, ErrorReason::InvalidResumeToken)
+                .violation("resume_token", &message)
+                .with("queue", queue),
+            E::TooManyTails { max } => Draft::new(Code::ResourceExhausted, ErrorReason::TooManyTails)
+                .retry_after(TAILS_RETRY)
+                .quota("tails", &message)
+                .with("max", max),
             E::SubscriptionDeleted => Draft::new(Code::NotFound, ErrorReason::SubscriptionNotFound),
             E::DiskFull => Draft::new(Code::ResourceExhausted, ErrorReason::DiskFull)
                 .retry_after(DISK_RETRY)

@@ -3,6 +3,7 @@
 mod network;
 mod publish_stream;
 mod stream;
+mod tail;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

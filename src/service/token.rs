@@ -1,11 +1,12 @@
-//! Opaque texts that clients keep: page tokens, message ids and etags. All are base64url without padding.
+//! Opaque texts that clients keep: page and resume tokens, message ids and etags. All are base64url without padding.
 //!
 //! ```text
 //! page token   CRC-32 of (list, parent, name) u32, name of the last item
 //! message id   queue uid 16 bytes, offset u64 big-endian; 32 characters
 //! etag         uid 16 bytes, revision u64 big-endian
+//! resume token CRC-32 of the rest u32, queue uid 16 bytes, next offset u64 big-endian
 //! ```
-//! The checksum ties a page token to its listing; it is no secret.
+//! The checksum ties a page token to its listing, and tells a resume token from other texts; it is no secret.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -71,15 +72,41 @@ pub fn parse_etag(field: &str, etag: &str) -> Result<Option<Version>, Refusal> {
     Ok(Some(Version { uid: parsed.0, revision: parsed.1 }))
 }
 
-fn uid_and_number(uid: Uid, number: u64) -> String {
-    let mut bytes = [0; 24];
-    bytes[..16].copy_from_slice(&uid.0);
-    bytes[16..].copy_from_slice(&number.to_be_bytes());
+/// The token of a tail that has told everything below `next`.
+pub fn resume_token(queue: Uid, next: Offset) -> String {
+    let place = place(queue, next.0);
+    let mut bytes = crc32fast::hash(&place).to_le_bytes().to_vec();
+    bytes.extend_from_slice(&place);
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
+/// The queue's uid and the offset to go on from.
+pub fn parse_resume_token(token: &str) -> Result<(Uid, Offset), Refusal> {
+    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| Refusal::ResumeToken)?;
+    let (sum, place) = bytes.split_first_chunk::<4>().ok_or(Refusal::ResumeToken)?;
+    if u32::from_le_bytes(*sum) != crc32fast::hash(place) {
+        return Err(Refusal::ResumeToken);
+    }
+    let (uid, next) = parse_place(place).ok_or(Refusal::ResumeToken)?;
+    Ok((uid, Offset(next)))
+}
+
+fn uid_and_number(uid: Uid, number: u64) -> String {
+    URL_SAFE_NO_PAD.encode(place(uid, number))
+}
+
+fn place(uid: Uid, number: u64) -> [u8; 24] {
+    let mut bytes = [0; 24];
+    bytes[..16].copy_from_slice(&uid.0);
+    bytes[16..].copy_from_slice(&number.to_be_bytes());
+    bytes
+}
+
 fn parse_uid_and_number(text: &str) -> Option<(Uid, u64)> {
-    let bytes: [u8; 24] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
+    parse_place(&URL_SAFE_NO_PAD.decode(text).ok()?)
+}
+
+fn parse_place(bytes: &[u8]) -> Option<(Uid, u64)> {
     let (uid, number) = bytes.split_first_chunk::<16>()?;
     Some((Uid(*uid), u64::from_be_bytes(number.try_into().ok()?)))
 }
@@ -101,6 +128,18 @@ mod tests {
         cut.pop();
         for bad in ["x", "!!!!", "AAAAAA", &cut, &format!("{token}A")] {
             assert_eq!(parse_page_token("queues", "namespaces/a", bad), Err(Refusal::PageToken), "{bad}");
+        }
+    }
+
+    #[test]
+    fn resume_tokens_name_queue_and_offset() {
+        let token = resume_token(Uid([7; 16]), Offset(256));
+        assert_eq!(parse_resume_token(&token), Ok((Uid([7; 16]), Offset(256))));
+        let (mut cut, id) = (token.clone(), message_id(Uid([7; 16]), Offset(256)));
+        cut.pop();
+        let damaged = token.replace("BwcH", "BwgH");
+        for bad in ["", "x", "!!!!", &cut, &damaged, &id, &format!("{token}AAAA")] {
+            assert_eq!(parse_resume_token(bad), Err(Refusal::ResumeToken), "{bad}");
         }
     }
 

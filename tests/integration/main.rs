@@ -20,3 +20,4 @@ mod retries;
 mod smoke;
 mod streams;
 mod support;
+mod tails;

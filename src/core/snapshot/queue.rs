@@ -21,6 +21,7 @@ pub fn put(out: &mut Vec<u8>, state: &State, queue: &Queue) {
     out.put_str(queue.name.queue.as_str());
     out.put_varint(queue.create_time_us);
     out.put_varint(queue.first_offset.0);
+    out.put_varint(queue.purge_end.0);
     out.put_varint(queue.next_offset.0);
     out.put_varint(queue.last_publish_us);
     out.put_varint(queue.published_bytes);
@@ -131,6 +132,7 @@ impl Decoded {
             dead_letters,
             create_time_us: reader.varint()?,
             first_offset: Offset(reader.varint()?),
+            purge_end: Offset(reader.varint()?),
             next_offset: Offset(reader.varint()?),
             last_publish_us: reader.varint()?,
             published_bytes: reader.varint()?,
@@ -142,6 +144,7 @@ impl Decoded {
             subscriptions: BTreeMap::new(),
         };
         check(queue.first_offset <= queue.next_offset, "a queue's first offset")?;
+        check(queue.purge_end <= queue.first_offset, "a queue's purge")?;
         let producers = reader.varint()?;
         for _ in 0..producers {
             let (id, producer) = read_producer(&mut Reader::new(reader.bytes()?))?;

@@ -34,6 +34,8 @@ fn a_purge_ends_everything_below_its_barrier() {
 
     assert_eq!(purge(&mut shard, Some(101)), Ok(Offset(101)));
     assert_eq!((first_offset(&shard), shard.waiting()[0]), (Offset(101), 101));
+    let purge_end = |shard: &Shard| shard.state.queue_named(&queue_name("q")).unwrap().purge_end;
+    assert_eq!(purge_end(&shard), Offset(101));
     let delivery = |name| shard.subscription("q", name).delivery.clone();
     let (own, other) = (delivery("default"), delivery("other"));
     assert_eq!((own.leased(), own.delayed(), own.backlog(Offset(200))), (0, 0, 99));

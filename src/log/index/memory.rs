@@ -50,12 +50,16 @@ impl Run {
 pub enum Probe {
     /// Nothing: it has no runs of the queue.
     Absent,
-    /// It lies in an earlier segment, if anywhere.
-    Earlier,
+    /// It lies in an earlier segment, if anywhere; `next` is the first one here.
+    Earlier {
+        next: Offset,
+    },
     /// It lies in a later segment, if anywhere.
     Later,
-    /// It lies nowhere: runs on both sides of it are here.
-    Gap,
+    /// It lies nowhere: runs on both sides of it are here, and `next` is the first one behind it.
+    Gap {
+        next: Offset,
+    },
     Found(Run),
 }
 
@@ -64,10 +68,19 @@ impl Probe {
     pub fn judge(offset: Offset, before: Option<Run>, ending_behind: Option<Run>) -> Self {
         match (before, ending_behind) {
             (_, Some(run)) if run.holds(offset) => Probe::Found(run),
-            (Some(_), Some(_)) => Probe::Gap,
-            (None, Some(_)) => Probe::Earlier,
+            (Some(_), Some(run)) => Probe::Gap { next: run.first_offset },
+            (None, Some(run)) => Probe::Earlier { next: run.first_offset },
             (Some(_), None) => Probe::Later,
             (None, None) => Probe::Absent,
+        }
+    }
+
+    /// The first message at or behind `offset`, as far as this segment says.
+    pub fn first_from(self, offset: Offset) -> Option<Offset> {
+        match self {
+            Probe::Found(_) => Some(offset),
+            Probe::Earlier { next } | Probe::Gap { next } => Some(next),
+            Probe::Absent | Probe::Later => None,
         }
     }
 }
@@ -142,10 +155,10 @@ mod tests {
         let runs = filled();
         let found: Vec<Probe> = (0..17).map(|offset| runs.probe(QUEUE, Offset(offset))).collect();
         let expected = [
-            vec![Probe::Earlier; 2],
+            vec![Probe::Earlier { next: Offset(2) }; 2],
             vec![Probe::Found(run(2, 3)); 3],
             vec![Probe::Found(run(5, 1)); 1],
-            vec![Probe::Gap; 4],
+            vec![Probe::Gap { next: Offset(10) }; 4],
             vec![Probe::Found(run(10, 5)); 5],
             vec![Probe::Later; 2],
         ];

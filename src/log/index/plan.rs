@@ -89,6 +89,35 @@ impl Index {
         Ok(plan)
     }
 
+    /// The first message of a queue at or behind `offset` that some run holds. A segment whose runs can neither be
+    /// read nor be rebuilt counts as one without messages of the queue. May read index files, about as many as
+    /// halving the segments takes: not for the broker's task.
+    pub fn first_from(&self, queue: QueueId, offset: Offset) -> Option<Offset> {
+        let (mut found, sealed) = {
+            let segments = locked(&self.inner.segments);
+            let newest = segments.newest.as_ref().map(|newest| newest.runs.probe(queue, offset));
+            (newest.and_then(|probe| probe.first_from(offset)), segments.sealed.clone())
+        };
+        let (mut low, mut high) = (0, sealed.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let mut judged = (middle..high).filter_map(|at| {
+                let runs = self.inner.open_for(&sealed[at], queue).ok().flatten()?;
+                let probe = runs.probe(queue, offset);
+                (probe != Probe::Absent).then_some((at, probe))
+            });
+            match judged.next() {
+                Some((at, Probe::Later)) => low = at + 1,
+                Some((_, probe)) => {
+                    found = probe.first_from(offset);
+                    high = middle;
+                }
+                None => high = middle,
+            }
+        }
+        found
+    }
+
     /// The run that holds a message, looked for first where the last one was found.
     fn find(
         &self,
@@ -116,8 +145,8 @@ impl Index {
             if let Some(newest) = &segments.newest {
                 match newest.runs.probe(queue, offset) {
                     Probe::Found(run) => return Ok((newest.segment, run, None)),
-                    Probe::Gap | Probe::Later => return Err(ReadError::NotIndexed { queue, offset }),
-                    Probe::Absent | Probe::Earlier => {}
+                    Probe::Gap { .. } | Probe::Later => return Err(ReadError::NotIndexed { queue, offset }),
+                    Probe::Absent | Probe::Earlier { .. } => {}
                 }
             }
             segments.sealed.clone()
@@ -147,8 +176,8 @@ impl Search<'_> {
     fn narrow(&mut self, at: usize, runs: &Arc<Runs>) -> Option<Located> {
         match runs.probe(self.queue, self.offset) {
             Probe::Found(run) => return Some((self.segments[at].segment, run, Some(runs.clone()))),
-            Probe::Gap => self.high = self.low,
-            Probe::Earlier => self.high = self.high.min(at),
+            Probe::Gap { .. } => self.high = self.low,
+            Probe::Earlier { .. } => self.high = self.high.min(at),
             Probe::Later => self.low = self.low.max(at + 1),
             Probe::Absent => {}
         }

@@ -134,6 +134,8 @@ impl Made {
                     Err(error) => panic!("{error}"),
                 };
                 assert_eq!(found, self.messages.get(&(queue, offset)).copied(), "{queue} {offset}");
+                let next = offsets.get(offsets.partition_point(|held| *held < offset)).copied();
+                assert_eq!(index.first_from(queue, offset), next, "{queue} {offset}");
             }
             if offsets.is_empty() {
                 continue;

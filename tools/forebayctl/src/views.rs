@@ -156,6 +156,7 @@ fn limits(limits: &ServerLimits) -> Value {
         "max_credit_bytes": limits.max_credit_bytes,
         "max_unanswered_acks": limits.max_unanswered_acks,
         "heartbeat_interval": duration(limits.heartbeat_interval),
+        "max_tails": limits.max_tails,
     })
 }
 
