@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-use forebay::proto::v1::position::Position as Place;
 use forebay::proto::v1::{
     CreateQueueRequest, CreateSubscriptionRequest, DeleteQueueRequest, DeleteSubscriptionRequest,
     GetQueueRequest, GetServerInfoRequest, GetStatsRequest, GetSubscriptionRequest, ListQueuesRequest,
-    ListSubscriptionsRequest, PausePublish, PauseRequest, Position, PurgeRequest, Queue, ResumeRequest,
-    RetryPolicy, Subscription,
+    ListSubscriptionsRequest, PausePublish, PauseRequest, PurgeRequest, Queue, ResumeRequest, RetryPolicy,
+    Subscription,
 };
 use serde_json::{Value, json};
 use tonic::Status;
 
-use crate::args::{QueueCommand, ServerCommand, Start, StatsArgs, SubscriptionCommand};
+use crate::args::{QueueCommand, ServerCommand, StatsArgs, SubscriptionCommand};
 use crate::client::{Server, answer};
 use crate::errors::CtlError;
 use crate::names::{QueueName, namespace};
@@ -112,7 +111,7 @@ pub async fn subscription(server: &Server, command: SubscriptionCommand) -> Resu
             };
             let request = CreateSubscriptionRequest {
                 subscription: Some(subscription),
-                start: Some(Position { position: Some(place(from)) }),
+                start: Some(from.position()),
                 ..CreateSubscriptionRequest::default()
             };
             let made = answer(client.create_subscription(request)).await?;
@@ -154,15 +153,6 @@ async fn list_subscriptions(server: &Server, queue: &QueueName, format: Format) 
 fn duration(duration: Option<Duration>) -> Result<Option<prost_types::Duration>, CtlError> {
     let duration = duration.map(prost_types::Duration::try_from).transpose();
     duration.map_err(|_| CtlError::Usage("a duration is too long; give at most 7days".to_owned()))
-}
-
-fn place(start: Start) -> Place {
-    match start {
-        Start::Earliest => Place::Earliest(()),
-        Start::Latest => Place::Latest(()),
-        Start::Offset(offset) => Place::Offset(offset),
-        Start::Time(time) => Place::Time(time.into()),
-    }
 }
 
 pub async fn stats(server: &Server, args: StatsArgs) -> Result<(), CtlError> {

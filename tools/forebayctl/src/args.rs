@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use forebay::proto::v1::Position;
+use forebay::proto::v1::position::Position as Place;
 
 use crate::errors::EXIT_CODES;
 use crate::message::MessageFormat;
@@ -42,6 +44,7 @@ pub enum Command {
     Publish(PublishArgs),
     Consume(ConsumeArgs),
     Peek(PeekArgs),
+    Tail(TailArgs),
     /// Show or cancel a single message by its id
     #[command(subcommand)]
     Message(MessageCommand),
@@ -343,6 +346,30 @@ pub struct PeekArgs {
     pub format: MessageFormat,
 }
 
+/// Follow a queue: print messages as they are published, without leasing them
+///
+/// Consumers notice nothing of it, and what they have finished comes too, as long as the server has it. Messages that
+/// do not come any more are told as a gap on standard error. Once connected, an outage of the server ends nothing:
+/// it goes on behind the last message. Ctrl-C ends it with exit code 0.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  forebayctl tail mail
+  forebayctl tail mail --from earliest --count 100 -o ndjson
+  forebayctl tail mail --from 2026-01-31T08:00:00Z")]
+pub struct TailArgs {
+    /// The queue, short or in full
+    #[arg(value_parser = QueueName::parse)]
+    pub queue: QueueName,
+    /// Where to begin: earliest, latest, an offset, or the first message of a time such as 2026-01-31T08:00:00Z
+    #[arg(long, value_name = "PLACE", default_value = "latest", value_parser = Start::parse)]
+    pub from: Start,
+    /// End after this many messages
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    #[command(flatten)]
+    pub output: OutputArg,
+}
+
 /// Show figures of the server, or of a queue and its subscriptions
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  forebayctl stats\n  forebayctl stats mail -o json")]
@@ -393,7 +420,7 @@ pub enum ServerCommand {
     },
 }
 
-/// Where a subscription begins.
+/// Where a subscription or a tail begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     Earliest,
@@ -403,6 +430,17 @@ pub enum Start {
 }
 
 impl Start {
+    /// As the server is asked for it.
+    pub fn position(self) -> Position {
+        let place = match self {
+            Start::Earliest => Place::Earliest(()),
+            Start::Latest => Place::Latest(()),
+            Start::Offset(offset) => Place::Offset(offset),
+            Start::Time(time) => Place::Time(time.into()),
+        };
+        Position { position: Some(place) }
+    }
+
     fn parse(text: &str) -> Result<Self, String> {
         match text {
             "earliest" => Ok(Self::Earliest),

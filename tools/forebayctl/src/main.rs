@@ -21,6 +21,7 @@ mod settle;
 mod signals;
 mod single;
 mod stdout;
+mod tail;
 mod views;
 mod window;
 
@@ -72,6 +73,7 @@ async fn dispatch(server: &Server, command: Command) -> Result<(), CtlError> {
         Command::Subscription(command) => admin::subscription(server, command).await,
         Command::Publish(args) => publish(server, args).await,
         Command::Consume(args) => consume::consume(server, &plan::consume(&args)).await,
+        Command::Tail(args) => tail::tail(server, &args).await,
         Command::Peek(args) => peek::peek(server, &args).await,
         Command::Message(command) => single::message(server, command).await,
         Command::Stats(args) => admin::stats(server, args).await,

@@ -8,3 +8,5 @@ mod consume;
 mod publish;
 #[path = "cli/support.rs"]
 mod support;
+#[path = "cli/tail.rs"]
+mod tail;
