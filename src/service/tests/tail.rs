@@ -30,7 +30,8 @@ impl Played {
     /// A broker whose queue is durable up to an offset, and whose followers begin at 5.
     fn durable_to(end: u64) -> Self {
         let (end, pages) = (watch::Sender::new(Offset(end)), Pages::default());
-        let (asked, begun): (Arc<Mutex<Vec<u64>>>, Arc<Mutex<Vec<From>>>) = Default::default();
+        let asked = Arc::<Mutex<Vec<u64>>>::default();
+        let begun = Arc::<Mutex<Vec<From>>>::default();
         let (ends, told, reads, begins) = (end.subscribe(), pages.clone(), asked.clone(), begun.clone());
         let broker = broker(move |call| match call {
             Call::Follow { from, reply, .. } => {
