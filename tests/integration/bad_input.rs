@@ -573,7 +573,6 @@ async fn calls_that_are_not_built_say_so() {
     let errors = [
         ("QueueService.Seek", clients.queues.seek(SeekRequest::default()).await.unwrap_err()),
         ("MessageService.Commit", clients.messages.commit(CommitRequest::default()).await.unwrap_err()),
-        ("MessageService.Tail", clients.messages.tail(TailRequest::default()).await.unwrap_err()),
         ("AdminService.Backup", clients.admin.backup(BackupRequest::default()).await.unwrap_err()),
         ("AdminService.Drain", clients.admin.drain(DrainRequest::default()).await.unwrap_err()),
     ];

@@ -220,12 +220,18 @@ impl Reclaim {
     fn look(&self, sealed: &Sealed, task: &Task) -> Result<(), LogError> {
         match self.index.look(sealed, &*task.live) {
             Ok(look) => sealed.set_look(look.after(sealed.look())),
+            // One that has left meanwhile may have no file any more.
+            Err(_) if self.has_left(sealed, task) => {}
             Err(error) => {
                 self.unreadable(sealed, &error);
                 sealed.set_look(Look::default());
             }
         }
         Ok(())
+    }
+
+    fn has_left(&self, sealed: &Sealed, task: &Task) -> bool {
+        self.index.sealed_before(task.end).iter().all(|other| other.segment != sealed.segment)
     }
 
     /// From now on it is left as it is.
