@@ -239,7 +239,7 @@ impl Reclaim {
         let segment = sealed.segment;
         if !sealed.is_damaged() {
             self.counters.segments_unreadable.add(1);
-            tracing::error!(%segment, %why, "data loss: records of a segment cannot be read; it stays as it is");
+            tracing::error!(%segment, %why, "data loss: records of a segment cannot be read; it stays as it is; stop the server and run forebay fsck to see what is hit");
         }
         sealed.set_damaged();
     }
