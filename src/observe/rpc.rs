@@ -4,13 +4,10 @@
 //! counts when its answer's headers are there: for a stream that is its opening.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 use metrics::{Counter, Histogram};
-use tower::{Layer, Service};
 
 use super::metrics::Metrics;
 use crate::proto;
@@ -38,7 +35,7 @@ const CODES: [&str; 17] = [
 const UNKNOWN: usize = 2;
 
 /// Handles of one method; a counter is made when its code first occurs.
-struct Method {
+pub struct Method {
     name: &'static str,
     metrics: Metrics,
     calls: [OnceLock<Counter>; CODES.len()],
@@ -51,7 +48,9 @@ impl Method {
         Arc::new(Self { name, metrics: metrics.clone(), calls: Default::default(), durations })
     }
 
-    fn count(&self, code: usize, start: Instant) {
+    /// Counts an answer to a call that came at `start`.
+    pub fn count<B>(&self, answer: &http::Response<B>, start: Instant) {
+        let code = code_of(answer);
         let code = if code < CODES.len() { code } else { UNKNOWN };
         self.calls[code].get_or_init(|| self.metrics.calls(self.name, CODES[code])).increment(1);
         self.durations.record(start.elapsed().as_secs_f64());
@@ -68,57 +67,22 @@ fn method_names() -> &'static HashMap<String, &'static str> {
     })
 }
 
-/// Puts the counting around services.
+/// The methods of the API.
 #[derive(Clone)]
-pub struct RpcLayer {
-    methods: Arc<HashMap<&'static str, Arc<Method>>>,
+pub struct Methods {
+    by_path: Arc<HashMap<&'static str, Arc<Method>>>,
     other: Arc<Method>,
 }
 
-impl RpcLayer {
+impl Methods {
     pub fn new(metrics: &Metrics) -> Self {
         let methods = method_names().iter().map(|(path, &name)| (path.as_str(), Method::new(metrics, name)));
-        Self { methods: Arc::new(methods.collect()), other: Method::new(metrics, "other") }
-    }
-}
-
-impl<S> Layer<S> for RpcLayer {
-    type Service = Rpc<S>;
-
-    fn layer(&self, inner: S) -> Rpc<S> {
-        Rpc { inner, layer: self.clone() }
-    }
-}
-
-/// See [`RpcLayer`].
-#[derive(Clone)]
-pub struct Rpc<S> {
-    inner: S,
-    layer: RpcLayer,
-}
-
-impl<S, A, B> Service<http::Request<A>> for Rpc<S>
-where
-    S: Service<http::Request<A>, Response = http::Response<B>>,
-    S::Future: Send + 'static,
-{
-    type Response = http::Response<B>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
+        Self { by_path: Arc::new(methods.collect()), other: Method::new(metrics, "other") }
     }
 
-    fn call(&mut self, request: http::Request<A>) -> Self::Future {
-        let method = self.layer.methods.get(request.uri().path()).unwrap_or(&self.layer.other).clone();
-        let start = Instant::now();
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let answer = answer.await;
-            method.count(answer.as_ref().map_or(UNKNOWN, code_of), start);
-            answer
-        })
+    /// The method at a path.
+    pub fn at(&self, path: &str) -> Arc<Method> {
+        self.by_path.get(path).unwrap_or(&self.other).clone()
     }
 }
 
@@ -134,25 +98,20 @@ fn code_of<B>(answer: &http::Response<B>) -> usize {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn calls_count_by_method_and_code() {
+    #[test]
+    fn calls_count_by_method_and_code() {
         let metrics = Metrics::default();
-        let answering = tower::service_fn(async |request: http::Request<()>| {
-            let answer = http::Response::builder();
-            let answer = match request.uri().path().ends_with("Publish") {
-                true => answer,
-                false => answer.header("grpc-status", "5"),
-            };
-            Ok::<_, std::convert::Infallible>(answer.body(()).unwrap())
-        });
-        let mut service = RpcLayer::new(&metrics).layer(answering);
-        for path in [
-            "/forebay.v1.MessageService/Publish",
-            "/forebay.v1.MessageService/Publish",
-            "/forebay.v1.QueueService/GetQueue",
-            "/made.up/Call",
+        let methods = Methods::new(&metrics);
+        for (path, code) in [
+            ("/forebay.v1.MessageService/Publish", None),
+            ("/forebay.v1.MessageService/Publish", None),
+            ("/forebay.v1.QueueService/GetQueue", Some("5")),
+            ("/made.up/Call", Some("5")),
         ] {
-            service.call(http::Request::get(path).body(()).unwrap()).await.unwrap();
+            let answer = code
+                .into_iter()
+                .fold(http::Response::builder(), |answer, code| answer.header("grpc-status", code));
+            methods.at(path).count(&answer.body(()).unwrap(), Instant::now());
         }
         let text = metrics.render(None, &crate::admission::Admission::new(0, 1));
         for line in [

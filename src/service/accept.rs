@@ -1,4 +1,4 @@
-//! The accept loop: bounds what tonic does not bound.
+//! The accept loop: bounds what HTTP/2 does not bound.
 //!
 //! 1. At most [`CONNECTIONS_MAX`] connections at one time; further ones wait in the kernel's backlog.
 //! 2. A connection that says nothing for [`SILENCE_MAX`] after it was made is closed (keepalive takes over once
@@ -11,12 +11,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::graceful::GracefulShutdown;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+
+use super::edge::Edge;
 
 /// Most connections at one time.
 pub const CONNECTIONS_MAX: usize = 1_024;
@@ -33,46 +36,60 @@ pub struct Guarded {
     _place: OwnedSemaphorePermit,
 }
 
-/// Connections as they come. Ends when what is returned is dropped.
-pub fn connections(listener: TcpListener, connections_max: usize) -> ReceiverStream<io::Result<Guarded>> {
-    let (accepted, stream) = mpsc::channel(1);
-    let places = Arc::new(Semaphore::new(connections_max));
-    tokio::spawn(async move {
-        tokio::select! {
-            () = accept(listener, places, &accepted) => {}
-            () = accepted.closed() => {}
-        }
-    });
-    ReceiverStream::new(stream)
+/// Serves connections as they come until `stopped`; then lets those that are there end what they have begun.
+pub async fn serve_connections(
+    listener: TcpListener,
+    connections_max: usize,
+    http2: http2::Builder<TokioExecutor>,
+    edge: Edge,
+    stopped: impl Future<Output = ()>,
+) {
+    let door = Door::new(listener, connections_max);
+    let graceful = GracefulShutdown::new();
+    let mut stopped = std::pin::pin!(stopped);
+    loop {
+        let connection = tokio::select! {
+            connection = door.next() => connection,
+            () = &mut stopped => break,
+        };
+        let served = graceful.watch(http2.serve_connection(TokioIo::new(connection), edge.clone()));
+        tokio::spawn(async move {
+            if let Err(error) = served.await {
+                tracing::debug!(%error, "a connection has ended");
+            }
+        });
+    }
+    drop(door);
+    graceful.shutdown().await;
 }
 
-async fn accept(listener: TcpListener, places: Arc<Semaphore>, accepted: &mpsc::Sender<io::Result<Guarded>>) {
-    loop {
-        let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let io = match listener.accept().await {
-            Ok((io, _)) => io,
-            Err(error) => {
-                tracing::warn!(%error, "accepting a connection failed");
-                tokio::time::sleep(FAILURE_PAUSE).await;
-                continue;
+/// Where connections come in.
+struct Door {
+    listener: TcpListener,
+    places: Arc<Semaphore>,
+}
+
+impl Door {
+    fn new(listener: TcpListener, connections_max: usize) -> Self {
+        Self { listener, places: Arc::new(Semaphore::new(connections_max)) }
+    }
+
+    /// The next connection, as soon as there is a place for it.
+    async fn next(&self) -> Guarded {
+        let place = self.places.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let io = loop {
+            match self.listener.accept().await {
+                Ok((io, _)) => match io.set_nodelay(true) {
+                    Ok(()) => break io,
+                    Err(error) => tracing::debug!(%error, "a connection was gone before it began"),
+                },
+                Err(error) => {
+                    tracing::warn!(%error, "accepting a connection failed");
+                    tokio::time::sleep(FAILURE_PAUSE).await;
+                }
             }
         };
-        if let Err(error) = io.set_nodelay(true) {
-            tracing::debug!(%error, "a connection was gone before it began");
-            continue;
-        }
-        let silence = Some(Box::pin(tokio::time::sleep(SILENCE_MAX)));
-        if accepted.send(Ok(Guarded { io, silence, _place: place })).await.is_err() {
-            return;
-        }
-    }
-}
-
-impl Connected for Guarded {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.io.connect_info()
+        Guarded { io, silence: Some(Box::pin(tokio::time::sleep(SILENCE_MAX))), _place: place }
     }
 }
 
@@ -122,26 +139,24 @@ impl AsyncWrite for Guarded {
 
 #[cfg(test)]
 mod tests {
-    use tokio_stream::StreamExt;
-
     use super::*;
 
     #[tokio::test]
     async fn connections_beyond_the_bound_wait() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut accepted = connections(listener, 2);
+        let door = Door::new(listener, 2);
         let _clients = [
             TcpStream::connect(address).await.unwrap(),
             TcpStream::connect(address).await.unwrap(),
             TcpStream::connect(address).await.unwrap(),
         ];
-        let first = accepted.next().await.unwrap().unwrap();
-        let _second = accepted.next().await.unwrap().unwrap();
-        let third = tokio::time::timeout(Duration::from_millis(50), accepted.next()).await;
+        let first = door.next().await;
+        let _second = door.next().await;
+        let third = tokio::time::timeout(Duration::from_millis(50), door.next()).await;
         assert!(third.is_err(), "a third connection was let in");
         drop(first);
-        assert!(accepted.next().await.unwrap().is_ok());
+        door.next().await;
     }
 
     #[tokio::test(start_paused = true)]
@@ -149,13 +164,13 @@ mod tests {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut accepted = connections(listener, 2);
+        let door = Door::new(listener, 2);
         let _silent = TcpStream::connect(address).await.unwrap();
-        let mut connection = accepted.next().await.unwrap().unwrap();
+        let mut connection = door.next().await;
         let error = connection.read_u8().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         let mut speaking = TcpStream::connect(address).await.unwrap();
-        let mut connection = accepted.next().await.unwrap().unwrap();
+        let mut connection = door.next().await;
         speaking.write_all(b"x").await.unwrap();
         // Readable before it is read: the paused clock must not run while the byte is on its way.
         connection.io.readable().await.unwrap();

@@ -11,10 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
-use tonic::body::Body;
-use tower::{Layer, Service};
 
 use super::admit_stream::{AdmittedStream, Permits};
 use super::status::Refusal;
@@ -30,66 +28,69 @@ const STREAMS: [&str; 3] = ["/Subscribe", "/PublishStream", "/PublishLarge"];
 const PACKAGE: &str = "/forebay.v1.";
 
 /// Where the permit waits for the end of the call. Locked for a move only.
-type Slot = Arc<Mutex<Option<Permit>>>;
+pub type Slot = Arc<Mutex<Option<Permit>>>;
+/// Why a body could not be read.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Puts admission before services.
-#[derive(Clone, Debug)]
-pub struct AdmitLayer {
-    pub admission: Admission,
+/// The body of a request, read no further than there is memory for.
+pub enum Admitted<B> {
+    /// Of a unary call.
+    Whole(AdmittedBody<B>),
+    /// Of a publish stream.
+    Messages(AdmittedStream<B>),
+    /// Of a call that is not to be refused for memory.
+    Free(B),
 }
 
-impl<S> Layer<S> for AdmitLayer {
-    type Service = Admit<S>;
-
-    fn layer(&self, inner: S) -> Admit<S> {
-        Admit { inner, admission: self.admission.clone() }
-    }
-}
-
-/// See [`AdmitLayer`].
-#[derive(Clone, Debug)]
-pub struct Admit<S> {
-    inner: S,
-    admission: Admission,
-}
-
-impl<S, B> Service<http::Request<Body>> for Admit<S>
-where
-    S: Service<http::Request<Body>, Response = http::Response<B>>,
-    S::Future: Send + 'static,
-    S::Error: Send,
-    B: Send,
-{
-    type Response = http::Response<B>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
-        let path = request.uri().path();
-        if path == PUBLISH_STREAM {
-            let (admission, permits) = (self.admission.clone(), Permits::default());
-            request.extensions_mut().insert(permits.clone());
-            let request = request.map(|inner| Body::new(AdmittedStream::new(inner, admission, permits)));
-            return Box::pin(self.inner.call(request));
-        }
-        if !path.starts_with(PACKAGE) || STREAMS.iter().any(|stream| path.ends_with(stream)) {
-            return Box::pin(self.inner.call(request));
-        }
-        let slot = Slot::default();
-        let admission = self.admission.clone();
+/// Puts admission before a request's body; the slot is to be kept until the call is answered.
+pub fn admit<B>(request: http::Request<B>, admission: &Admission) -> (http::Request<Admitted<B>>, Slot) {
+    let slot = Slot::default();
+    let (mut parts, inner) = request.into_parts();
+    let path = parts.uri.path();
+    let body = if path == PUBLISH_STREAM {
+        let permits = Permits::default();
+        parts.extensions.insert(permits.clone());
+        Admitted::Messages(AdmittedStream::new(inner, admission.clone(), permits))
+    } else if !path.starts_with(PACKAGE) || STREAMS.iter().any(|stream| path.ends_with(stream)) {
+        Admitted::Free(inner)
+    } else {
         let state = State::Prefix { seen: [0; PREFIX_BYTES], count: 0 };
-        let request =
-            request.map(|inner| Body::new(AdmittedBody { inner, admission, slot: slot.clone(), state }));
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let answered = answer.await;
-            drop(slot);
-            answered
-        })
+        Admitted::Whole(AdmittedBody { inner, admission: admission.clone(), slot: slot.clone(), state })
+    };
+    (http::Request::from_parts(parts, body), slot)
+}
+
+impl<B> Body for Admitted<B>
+where
+    B: Body<Data = Bytes, Error: Into<BodyError>> + Unpin,
+{
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match self.get_mut() {
+            Self::Whole(body) => Pin::new(body).poll_frame(cx),
+            Self::Messages(body) => Pin::new(body).poll_frame(cx),
+            Self::Free(body) => {
+                Pin::new(body).poll_frame(cx).map_err(|error| Status::from_error(error.into()))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(body) => body.is_end_stream(),
+            Self::Messages(body) => body.is_end_stream(),
+            Self::Free(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(body) => body.size_hint(),
+            Self::Messages(body) => body.size_hint(),
+            Self::Free(body) => body.size_hint(),
+        }
     }
 }
 
@@ -117,14 +118,15 @@ pub(super) fn length_of(prefix: &[u8; PREFIX_BYTES]) -> Result<u64, Refusal> {
     Ok(actual)
 }
 
-struct AdmittedBody {
-    inner: Body,
+/// The body of a unary call: beyond its first prefix it passes on when there is memory for all of it.
+pub struct AdmittedBody<B> {
+    inner: B,
     admission: Admission,
     slot: Slot,
     state: State,
 }
 
-impl AdmittedBody {
+impl<B> AdmittedBody<B> {
     fn keep(&mut self, permit: Permit) {
         *self.slot.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(permit);
         self.state = State::Admitted;
@@ -156,7 +158,10 @@ impl AdmittedBody {
     }
 }
 
-impl http_body::Body for AdmittedBody {
+impl<B> Body for AdmittedBody<B>
+where
+    B: Body<Data = Bytes, Error: Into<BodyError>> + Unpin,
+{
     type Data = Bytes;
     type Error = Status;
 
@@ -191,7 +196,9 @@ impl http_body::Body for AdmittedBody {
                 }
                 self.poll_frame(cx)
             }
-            other => other,
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Status::from_error(error.into())))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
         }
     }
 

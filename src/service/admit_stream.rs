@@ -15,9 +15,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tonic::Status;
-use tonic::body::Body;
 
-use super::admit::{PREFIX_BYTES, length_of};
+use super::admit::{BodyError, PREFIX_BYTES, length_of};
 use super::status::Refusal;
 use crate::admission::{Admission, Permit};
 
@@ -48,8 +47,8 @@ enum State {
 const BETWEEN: State = State::Prefix { seen: [0; PREFIX_BYTES], count: 0 };
 
 /// A body that is a stream of gRPC messages.
-pub struct AdmittedStream {
-    inner: Body,
+pub struct AdmittedStream<B> {
+    inner: B,
     admission: Admission,
     permits: Permits,
     state: State,
@@ -57,8 +56,8 @@ pub struct AdmittedStream {
     rest: Bytes,
 }
 
-impl AdmittedStream {
-    pub fn new(inner: Body, admission: Admission, permits: Permits) -> Self {
+impl<B> AdmittedStream<B> {
+    pub fn new(inner: B, admission: Admission, permits: Permits) -> Self {
         Self { inner, admission, permits, state: BETWEEN, rest: Bytes::new() }
     }
 
@@ -96,7 +95,10 @@ impl AdmittedStream {
     }
 }
 
-impl http_body::Body for AdmittedStream {
+impl<B> http_body::Body for AdmittedStream<B>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Unpin,
+{
     type Data = Bytes;
     type Error = Status;
 
@@ -112,7 +114,8 @@ impl http_body::Body for AdmittedStream {
                         Ok(data) => this.rest = data,
                         Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
                     },
-                    end => return Poll::Ready(end),
+                    Some(Err(error)) => return Poll::Ready(Some(Err(Status::from_error(error.into())))),
+                    None => return Poll::Ready(None),
                 }
                 continue;
             }
@@ -173,13 +176,13 @@ mod tests {
         bytes
     }
 
-    fn stream(bytes: &[u8], chunk: usize, admission: &Admission) -> (AdmittedStream, Permits) {
+    fn stream(bytes: &[u8], chunk: usize, admission: &Admission) -> (AdmittedStream<Chunks>, Permits) {
         let chunks = bytes.chunks(chunk).map(Bytes::copy_from_slice).collect();
         let permits = Permits::default();
-        (AdmittedStream::new(Body::new(Chunks(chunks)), admission.clone(), permits.clone()), permits)
+        (AdmittedStream::new(Chunks(chunks), admission.clone(), permits.clone()), permits)
     }
 
-    async fn next(stream: &mut AdmittedStream) -> Option<Result<Bytes, Status>> {
+    async fn next(stream: &mut AdmittedStream<Chunks>) -> Option<Result<Bytes, Status>> {
         let frame = std::future::poll_fn(|cx| Pin::new(&mut *stream).poll_frame(cx)).await?;
         Some(frame.map(|frame| frame.into_data().unwrap()))
     }

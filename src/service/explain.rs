@@ -3,59 +3,17 @@
 //! tonic answers an unknown path with UNIMPLEMENTED and a request that it cannot decode with INTERNAL, both without
 //! details. The second is the caller's mistake and becomes INVALID_ARGUMENT.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
 use tonic::{Code, Status};
-use tower::{Layer, Service};
 
 use super::status::Refusal;
 
-/// Puts the explanation around services.
-#[derive(Clone, Copy, Debug)]
-pub struct ExplainLayer;
-
-impl<S> Layer<S> for ExplainLayer {
-    type Service = Explain<S>;
-
-    fn layer(&self, inner: S) -> Explain<S> {
-        Explain { inner }
-    }
-}
-
-/// See [`ExplainLayer`].
-#[derive(Clone, Debug)]
-pub struct Explain<S> {
-    inner: S,
-}
-
-impl<S, A, B> Service<http::Request<A>> for Explain<S>
-where
-    S: Service<http::Request<A>, Response = http::Response<B>>,
-    S::Future: Send + 'static,
-{
-    type Response = http::Response<B>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: http::Request<A>) -> Self::Future {
-        // Shares its text; a copy would cost every call an allocation.
-        let uri = request.uri().clone();
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let mut answer = answer.await?;
-            if let Some(status) = Status::from_header_map(answer.headers())
-                && let Some(better) = explained(uri.path(), &status)
-            {
-                // What replaces the headers fits them: reasons are ASCII, the message is percent-encoded.
-                let _ = better.add_header(answer.headers_mut());
-            }
-            Ok(answer)
-        })
+/// Puts a better status in the place of one that tonic has made, in the headers of an answer.
+pub fn explain<B>(path: &str, answer: &mut http::Response<B>) {
+    if let Some(status) = Status::from_header_map(answer.headers())
+        && let Some(better) = explained(path, &status)
+    {
+        // What replaces the headers fits them: reasons are ASCII, the message is percent-encoded.
+        let _ = better.add_header(answer.headers_mut());
     }
 }
 

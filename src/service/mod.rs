@@ -11,6 +11,7 @@ mod admin;
 mod admit;
 mod admit_stream;
 mod check;
+mod edge;
 mod ending;
 mod explain;
 pub(crate) mod message;

@@ -19,18 +19,17 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::net::TcpListener;
 use tonic::server::NamedService;
-use tonic::service::{Routes, RoutesBuilder};
-use tonic::transport::Server;
+use tonic::service::RoutesBuilder;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
-use tower::layer::util::{Identity as NoLayer, Stack};
 
-use super::accept::{CONNECTIONS_MAX, connections};
+use super::accept::{CONNECTIONS_MAX, serve_connections};
 use super::admin::Admin;
-use super::admit::AdmitLayer;
-use super::explain::ExplainLayer;
+use super::edge::{Edge, Services};
 use super::messages::Messages;
 use super::queues::Queues;
 use super::{Identity, Shared};
@@ -40,7 +39,7 @@ use crate::limits::REQUEST_BYTES_MAX;
 use crate::observe::http::{Sources, router};
 use crate::observe::metrics::Metrics;
 use crate::observe::readiness::{Phase, Readiness};
-use crate::observe::rpc::RpcLayer;
+use crate::observe::rpc::Methods;
 use crate::proto::DESCRIPTOR_SET;
 use crate::proto::v1::admin_service_server::AdminServiceServer;
 use crate::proto::v1::message_service_server::MessageServiceServer;
@@ -72,8 +71,6 @@ pub struct Parts {
 /// Why serving ended other than by its shutdown.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    #[error("the gRPC server failed: {0}")]
-    Grpc(#[source] tonic::transport::Error),
     #[error("the HTTP server failed: {0}")]
     Http(#[source] io::Error),
     #[error("the descriptors for reflection are damaged: {0}")]
@@ -89,11 +86,12 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
     let (reporter, health) = tonic_health::server::health_reporter();
-    let routes = routes(&parts)?.add_service(health);
+    let mut others = reflection()?;
+    others.add_service(health);
+    let services = services(&parts, others);
+    let edge = Edge::new(Methods::new(&parts.metrics), parts.admission.clone(), services);
     let stopped = stop_on(shutdown, parts.readiness.clone(), parts.broker.clone());
-    let serving = grpc_server(&parts)
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(connections(grpc, CONNECTIONS_MAX), stopped);
+    let serving = serve_connections(grpc, CONNECTIONS_MAX, http2(), edge, stopped);
     let probes = axum::serve(
         http,
         router(Sources {
@@ -105,7 +103,7 @@ pub async fn serve(
     );
     let metrics = parts.metrics.clone();
     tokio::select! {
-        served = serving => served.map_err(ServeError::Grpc),
+        () = serving => Ok(()),
         served = async { probes.await } => served.map_err(ServeError::Http),
         () = out_of_time(&parts.readiness) => Ok(()),
         () = report_health(&reporter, &parts.readiness) => unreachable!("health is reported for ever"),
@@ -113,51 +111,49 @@ pub async fn serve(
     }
 }
 
-/// From the outside in: count, explain, admit.
-pub type Layers = Stack<AdmitLayer, Stack<ExplainLayer, Stack<RpcLayer, NoLayer>>>;
-
-/// The gRPC server with its limits and layers, still without services.
-pub fn grpc_server(parts: &Parts) -> Server<Layers> {
-    Server::builder()
+/// HTTP/2 with its limits.
+fn http2() -> http2::Builder<TokioExecutor> {
+    let mut http2 = http2::Builder::new(TokioExecutor::new());
+    http2
+        .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
-        .http2_max_pending_accept_reset_streams(Some(PENDING_ACCEPT_RESETS_MAX))
-        .http2_max_local_error_reset_streams(Some(LOCAL_ERROR_RESETS_MAX))
-        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .max_pending_accept_reset_streams(PENDING_ACCEPT_RESETS_MAX)
+        .max_local_error_reset_streams(LOCAL_ERROR_RESETS_MAX)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .max_frame_size(FRAME_BYTES_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .layer(RpcLayer::new(&parts.metrics))
-        .layer(ExplainLayer)
-        .layer(AdmitLayer { admission: parts.admission.clone() })
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+    http2
 }
 
-/// The services of the API and reflection.
-pub fn routes(parts: &Parts) -> Result<Routes, ServeError> {
+/// The services of the API, and others.
+fn services(parts: &Parts, others: RoutesBuilder) -> Services {
     let shared = Shared {
         broker: parts.broker.clone(),
         admission: parts.admission.clone(),
         readiness: parts.readiness.clone(),
         identity: Arc::new(parts.identity),
     };
+    let (queues, messages) = (Queues { shared: shared.clone() }, Messages { shared: shared.clone() });
+    Services {
+        queues: QueueServiceServer::new(queues).max_decoding_message_size(REQUEST_BYTES_MAX),
+        messages: MessageServiceServer::new(messages).max_decoding_message_size(REQUEST_BYTES_MAX),
+        admin: AdminServiceServer::new(Admin { shared }).max_decoding_message_size(REQUEST_BYTES_MAX),
+        others: others.routes(),
+    }
+}
+
+fn reflection() -> Result<RoutesBuilder, ServeError> {
     let reflection = || {
         tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTOR_SET)
     };
     let mut routes = RoutesBuilder::default();
     routes
-        .add_service(
-            QueueServiceServer::new(Queues { shared: shared.clone() })
-                .max_decoding_message_size(REQUEST_BYTES_MAX),
-        )
-        .add_service(
-            MessageServiceServer::new(Messages { shared: shared.clone() })
-                .max_decoding_message_size(REQUEST_BYTES_MAX),
-        )
-        .add_service(AdminServiceServer::new(Admin { shared }).max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(reflection().build_v1().map_err(ServeError::Reflection)?)
         .add_service(reflection().build_v1alpha().map_err(ServeError::Reflection)?);
-    Ok(routes.routes())
+    Ok(routes)
 }
 
 /// Waits for the shutdown, then drains: no new work, streams are sent away, what is under way gets on disk.
