@@ -46,6 +46,10 @@ pub enum LogError {
     Corrupt { segment: SegmentNumber, position: u64, what: FrameFault },
     #[error("segment {segment} holds a record at byte {position} that this build cannot take: {why}")]
     Record { segment: SegmentNumber, position: u64, why: RecordError },
+    #[error(
+        "segment {segment} holds another record at byte {position} than its index says: {found} instead of {index}"
+    )]
+    NotOfIndex { segment: SegmentNumber, position: u64, index: String, found: String },
     #[error("record {lsn} in segment {segment} at byte {position} cannot be replayed: {why}")]
     Replay { segment: SegmentNumber, position: u64, lsn: Lsn, why: ReplayError },
     #[error(

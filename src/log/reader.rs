@@ -59,6 +59,8 @@ pub struct ReadMessage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunRead {
     pub queue: QueueId,
+    /// Of the first message that was asked for.
+    pub first_offset: Offset,
     /// In order of offset.
     pub messages: Vec<ReadMessage>,
     /// Messages whose bytes fail their checksum; they are not among `messages`.
@@ -172,7 +174,7 @@ impl<'a> PlanRead<'a> {
     /// Reads the next piece like [`Reader::read`]; none behind the last.
     pub fn next(&mut self, bytes_max: u64) -> Option<(&'a Piece, Result<RunRead, ReadError>)> {
         let piece = self.rest.first()?;
-        let read = self.read(piece, bytes_max);
+        let read = self.read(piece, bytes_max).and_then(|read| the_one(piece, read));
         self.rest = &self.rest[1..];
         Some((piece, read))
     }
@@ -190,6 +192,14 @@ impl<'a> PlanRead<'a> {
         let file = self.reader.inner.file(location.segment)?;
         read_run(&*file, location, record, first, count, bytes_max)
     }
+}
+
+/// What was read, if it is what was planned: the index and the segment must agree on whose messages lie there.
+fn the_one(piece: &Piece, read: RunRead) -> Result<RunRead, ReadError> {
+    if (read.queue, read.first_offset) == (piece.queue, piece.first_offset) {
+        return Ok(read);
+    }
+    Err(damaged(piece.location, RecordError::Invalid { what: "its place: the index has another run there" }))
 }
 
 /// How many of the pieces are of small runs that lie one behind the other.
@@ -225,9 +235,10 @@ fn read_run(
         return Err(ReadError::OutOfRun { segment, position, first, count: run.count });
     }
     let (wanted, complete) = choose(&run, first, count, bytes_max);
-    let mut read = RunRead { queue: head.queue, messages: Vec::new(), damaged: Vec::new(), complete };
+    let first_offset = head.offset.plus(u64::from(first));
+    let mut read =
+        RunRead { queue: head.queue, first_offset, messages: Vec::new(), damaged: Vec::new(), complete };
     let (lane, publish_time_us) = (run.lane, run.publish_time_us);
-    let first_offset = head.offset;
     let Some(span) = span(&wanted) else { return Ok(read) };
     let (bytes, start) = if span.1 as usize <= buffer.len() {
         (buffer.clone(), 0)
@@ -237,7 +248,7 @@ fn read_run(
         (Bytes::from(messages), span.0)
     };
     for entry in wanted {
-        let offset = first_offset.plus(u64::from(entry.index));
+        let offset = head.offset.plus(u64::from(entry.index));
         let from = (entry.position - start) as usize;
         let message = bytes.slice(from..from + entry.len() as usize);
         if !entry.verify(&message) {

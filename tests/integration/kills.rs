@@ -11,7 +11,10 @@ async fn a_hundred_kills_lose_nothing_and_repeat_nothing() {
     let outcome = kill_loop.run(|_| {}).await.unwrap();
     let figures = outcome.figures;
     let first: Vec<_> = outcome.violations.iter().take(10).collect();
-    assert!(first.is_empty(), "{figures}, seed {}: {first:#?}", kill_loop.seed);
+    if !first.is_empty() {
+        let kept = dir.keep();
+        panic!("{figures}, seed {}, kept in {}: {first:#?}", kill_loop.seed, kept.display());
+    }
     assert_eq!((figures.cycles, figures.restarts), (100, 100));
     // A run in which nothing happened proves nothing.
     assert!(figures.acknowledged > 1_000 && figures.redeliveries > 10 && figures.unknown > 10, "{figures}");

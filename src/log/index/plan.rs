@@ -14,6 +14,7 @@ const RECENT_ASKED: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
     pub location: Location,
+    pub queue: QueueId,
     pub first_offset: Offset,
     /// The first message's place in the record.
     pub first: u32,
@@ -34,7 +35,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    fn add(&mut self, offset: Offset, bytes: u64, segment: SegmentNumber, run: Run) {
+    fn add(&mut self, queue: QueueId, offset: Offset, bytes: u64, segment: SegmentNumber, run: Run) {
         self.messages += 1;
         self.bytes += bytes;
         let place = u32::try_from(offset.0 - run.first_offset.0).expect("a place in a run has 32 bits");
@@ -46,6 +47,7 @@ impl Plan {
             }
             _ => self.pieces.push(Piece {
                 location,
+                queue,
                 first_offset: offset,
                 first: place,
                 count: 1,
@@ -84,7 +86,7 @@ impl Index {
             if plan.messages > 0 && plan.bytes + bytes > bytes_max {
                 break;
             }
-            plan.add(*offset, bytes, segment, run);
+            plan.add(queue, *offset, bytes, segment, run);
         }
         Ok(plan)
     }

@@ -129,9 +129,9 @@ impl Copy<'_> {
         let mut first_lsn = None;
         for pick in picks {
             let record = &buffer[pick.to..pick.to + pick.run.length as usize];
-            let lsn = verify(pick, record).map_err(|why| {
+            let lsn = verify(pick, record).map_err(|mismatch| {
                 let (segment, position) = (self.job.inputs[pick.input].segment, pick.run.position.into());
-                let error = LogError::Record { segment, position, why };
+                let error = mismatch.error(segment, position);
                 Stop::Outcome(Outcome::Unreadable(pick.input, error))
             })?;
             first_lsn.get_or_insert(lsn);
@@ -232,20 +232,47 @@ fn count_near(picks: &[&Pick]) -> usize {
     1 + picks.windows(2).take_while(near).count()
 }
 
+/// Why a record is not copied.
+enum Mismatch {
+    Record(RecordError),
+    /// The index says one thing, the segment another.
+    Index {
+        index: String,
+        found: String,
+    },
+}
+
+impl Mismatch {
+    fn error(self, segment: SegmentNumber, position: u64) -> LogError {
+        match self {
+            Self::Record(why) => LogError::Record { segment, position, why },
+            Self::Index { index, found } => LogError::NotOfIndex { segment, position, index, found },
+        }
+    }
+}
+
+impl From<RecordError> for Mismatch {
+    fn from(why: RecordError) -> Self {
+        Self::Record(why)
+    }
+}
+
 /// Verifies a record that is to be copied, every message of it; its LSN.
-fn verify(pick: &Pick, record: &[u8]) -> Result<Lsn, RecordError> {
+fn verify(pick: &Pick, record: &[u8]) -> Result<Lsn, Mismatch> {
     let head = RecordHead::decode(record)?;
     let location = Location { segment: SegmentNumber(0), position: 0, length: head.length };
-    let same = Placed::of(&head, location).is_some_and(|placed| {
-        (placed.queue, Run::of(&placed)) == (pick.queue, Run { position: 0, ..pick.run })
-    });
-    if !same {
-        return Err(RecordError::Invalid { what: "it is not the one of the index" });
+    let found = Placed::of(&head, location).map(|placed| (placed.queue, Run::of(&placed)));
+    let index = (pick.queue, Run { position: 0, ..pick.run });
+    if found != Some(index) {
+        return Err(Mismatch::Index {
+            index: format!("{index:?}"),
+            found: format!("{found:?}, record {}", head.lsn),
+        });
     }
     for entry in head.run().iter().flat_map(|run| run.entries()) {
         let from = entry.position as usize;
         if !entry.verify(&record[from..from + entry.len() as usize]) {
-            return Err(RecordError::Checksum);
+            return Err(RecordError::Checksum.into());
         }
     }
     Ok(head.lsn)

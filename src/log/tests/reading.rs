@@ -73,3 +73,18 @@ fn a_wrong_place_is_an_error() {
     let short = Location { length: 41, ..location };
     assert!(matches!(reader.read(short, 0, 1, 9), Err(ReadError::Damaged { .. })));
 }
+
+#[test]
+fn a_record_that_the_index_does_not_mean_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut harness = open_dir(dir.path()).unwrap();
+    let placed = harness.commit(vec![run(0, 2, 100), run(2, 2, 100)]);
+    let reader = harness.log.reader();
+    let mut plan = harness.log.index().plan(placed[0].queue, &[Offset(0), Offset(1)], u64::MAX).unwrap();
+    assert_eq!(offsets(&reader.read_plan(&plan).next(u64::MAX).unwrap().1.unwrap()), [0, 1]);
+    plan.pieces[0].location = placed[1].location;
+    let error = reader.read_plan(&plan).next(u64::MAX).unwrap().1.unwrap_err();
+    assert!(error.to_string().ends_with("the index has another run there"), "{error}");
+    plan.pieces[0] = Piece { queue: crate::ids::QueueId(77), location: placed[0].location, ..plan.pieces[0] };
+    assert!(matches!(reader.read_plan(&plan).next(u64::MAX).unwrap().1, Err(ReadError::Damaged { .. })));
+}
