@@ -16,6 +16,7 @@ use crate::core::settle::AckToken;
 use crate::ids::{Offset, SubscriptionId};
 
 const BYTES: usize = 36;
+const CHARACTERS: usize = 48;
 const SIGNED: usize = 28;
 
 /// Makes and checks acknowledgement ids.
@@ -37,7 +38,9 @@ impl AckIds {
         bytes[20..28].copy_from_slice(&token.lease.number.to_le_bytes());
         let mac = self.hasher.hash(&bytes[..SIGNED]);
         bytes[SIGNED..].copy_from_slice(&mac.to_le_bytes());
-        URL_SAFE_NO_PAD.encode(bytes)
+        let mut text = [0; CHARACTERS];
+        URL_SAFE_NO_PAD.encode_slice(bytes, &mut text).expect("36 bytes are 48 characters");
+        std::str::from_utf8(&text).expect("base64 is ASCII").to_owned()
     }
 
     /// The token of an id that was made here for this subscription.

@@ -1,4 +1,7 @@
 //! The newest messages, so that consumers who keep up need no disk. Bounded in bytes; the oldest go first.
+//!
+//! Only what somebody is about to read is worth a copy: a queue's messages are kept while they are less than
+//! [`AHEAD`] behind the place where one of its readers was last.
 
 use std::collections::VecDeque;
 
@@ -16,6 +19,8 @@ const CACHE_BYTES_MAX: usize = 8 << 20;
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Counted for each message besides its bytes.
 const MESSAGE_OVERHEAD: usize = 128;
+/// Messages that a reader may be behind and still find all of them here, if they are small.
+const AHEAD: u64 = 16 << 10;
 
 /// See the module's header.
 #[derive(Default)]
@@ -23,13 +28,24 @@ pub struct TailCache {
     queues: FxHashMap<QueueId, VecDeque<StoredMessage>>,
     /// Every cached message, oldest first.
     order: VecDeque<QueueId>,
+    /// Below this offset a queue's new messages are kept.
+    wanted: FxHashMap<QueueId, Offset>,
     bytes: usize,
 }
 
 impl TailCache {
-    /// Keeps the messages of a run, copied, so that they do not pin the requests they came in.
+    /// Somebody reads the queue, and wants the message at `next` next.
+    pub fn want(&mut self, queue: QueueId, next: Offset) {
+        let wanted = self.wanted.entry(queue).or_default();
+        *wanted = next.plus(AHEAD).max(*wanted);
+    }
+
+    /// Keeps the messages of a run if somebody wants them, copied, so that they do not pin the requests they came in.
     pub fn insert(&mut self, queue_uid: Uid, run: &PublishedRun, parts: &[StoredParts]) {
         let PublishedRun { queue, first, lane, publish_time_us, .. } = *run;
+        if self.wanted.get(&queue).is_none_or(|wanted| first >= *wanted) {
+            return;
+        }
         let total: usize = parts.iter().map(size).filter(|size| *size <= MESSAGE_BYTES_MAX).sum();
         let mut copy = BytesMut::with_capacity(total);
         for part in parts.iter().filter(|part| size(part) <= MESSAGE_BYTES_MAX) {
@@ -63,6 +79,7 @@ impl TailCache {
 
     /// Drops what is cached of a queue.
     pub fn forget(&mut self, queue: QueueId) {
+        self.wanted.remove(&queue);
         let Some(cached) = self.queues.remove(&queue) else { return };
         self.bytes -= cached.iter().map(stored_size).sum::<usize>();
         self.order.retain(|of| *of != queue);
@@ -115,6 +132,7 @@ mod tests {
     #[test]
     fn the_newest_stay_within_the_bound() {
         let mut cache = TailCache::default();
+        (1..=3).for_each(|queue| cache.want(QueueId(queue), Offset(0)));
         for offset in 0..10_000 {
             cache.insert(Uid::default(), &run(1 + offset % 3, offset / 3, 1), &[parts(8 << 10)]);
             assert!(cache.bytes <= CACHE_BYTES_MAX);
@@ -131,9 +149,24 @@ mod tests {
     fn large_messages_are_passed_over() {
         let mut cache = TailCache::default();
         let messages = [parts(10), parts(MESSAGE_BYTES_MAX), parts(20)];
+        cache.want(QueueId(1), Offset(5));
         cache.insert(Uid::default(), &run(1, 5, 3), &messages);
         assert_eq!(cache.get(QueueId(1), Offset(5)).unwrap().body.len(), 10);
         assert!(cache.get(QueueId(1), Offset(6)).is_none());
         assert_eq!(cache.get(QueueId(1), Offset(7)).unwrap().body.len(), 20);
+    }
+    #[test]
+    fn only_what_a_reader_is_near_is_kept() {
+        let mut cache = TailCache::default();
+        cache.insert(Uid::default(), &run(1, 0, 1), &[parts(10)]);
+        assert!(cache.get(QueueId(1), Offset(0)).is_none(), "nobody reads");
+        cache.want(QueueId(1), Offset(1));
+        cache.want(QueueId(1), Offset(0));
+        for (first, kept) in [(1, true), (AHEAD, true), (AHEAD + 1, false)] {
+            cache.insert(Uid::default(), &run(1, first, 1), &[parts(10)]);
+            assert_eq!(cache.get(QueueId(1), Offset(first)).is_some(), kept, "{first}");
+        }
+        cache.forget(QueueId(1));
+        assert!(cache.wanted.is_empty());
     }
 }

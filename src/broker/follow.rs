@@ -187,7 +187,8 @@ impl Shell {
     }
 
     /// What is at hand from an offset on.
-    fn cached_page(&self, id: QueueId, from: Offset) -> Page {
+    fn cached_page(&mut self, id: QueueId, from: Offset) -> Page {
+        self.cache.want(id, from);
         let (mut messages, mut bytes) = (Vec::new(), 0);
         let end = self.end(id).min(from.plus(PAGE_MESSAGES));
         for message in (from.0..end.0).map_while(|offset| self.cache.get(id, Offset(offset))) {

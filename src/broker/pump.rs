@@ -156,7 +156,9 @@ impl Shell {
             return false;
         }
         let queue = subscription.queue;
-        let candidates = consume::candidates(subscription, room.messages, self.end(queue));
+        let end = self.end(queue);
+        let candidates = consume::candidates(subscription, room.messages, end);
+        self.cache.want(queue, candidates.last().copied().unwrap_or(end));
         if candidates.is_empty() {
             return false;
         }
