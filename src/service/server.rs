@@ -116,6 +116,8 @@ fn http2() -> http2::Builder<TokioExecutor> {
     let mut http2 = http2::Builder::new(TokioExecutor::new());
     http2
         .timer(TokioTimer::new())
+        // gRPC has no use for it.
+        .auto_date_header(false)
         .max_concurrent_streams(STREAMS_MAX)
         .max_pending_accept_reset_streams(PENDING_ACCEPT_RESETS_MAX)
         .max_local_error_reset_streams(LOCAL_ERROR_RESETS_MAX)
