@@ -23,18 +23,30 @@ const MESSAGE_ENVELOPE_BYTES: u64 = 128;
 const JOINED_BYTES_MAX: u64 = 128 << 10;
 
 impl Shell {
-    pub(super) fn publish(&mut self, publish: Publish, now: Now, reply: Reply<Published>) {
-        let result = self.try_publish(publish, now);
-        self.commits.answer(Answer::Publish(reply, result));
+    /// Publishes of several callers that came one after the other.
+    pub(super) fn publish_each(&mut self, publishes: Vec<Publish>, replies: Vec<Reply<Published>>) {
+        if publishes.is_empty() {
+            return;
+        }
+        let results = self.store_all(publishes, self.clock.now());
+        for (reply, result) in replies.into_iter().zip(results) {
+            self.commits.answer(Answer::Publish(reply, result));
+        }
     }
 
-    /// Publishes that came together, in order. Neighbours that nothing tells apart are stored as one.
+    /// Publishes of one caller that came together.
     pub(super) fn publish_all(
         &mut self,
         publishes: Vec<Publish>,
         now: Now,
         reply: oneshot::Sender<PublishResults>,
     ) {
+        let results = self.store_all(publishes, now);
+        self.commits.answer(Answer::PublishAll(reply, results));
+    }
+
+    /// Publishes in order. Neighbours that nothing tells apart are stored as one.
+    fn store_all(&mut self, publishes: Vec<Publish>, now: Now) -> PublishResults {
         let mut results = Vec::with_capacity(publishes.len());
         let bytes_max = JOINED_BYTES_MAX.min(self.log.batch_bytes_max());
         let mut publishes = publishes.into_iter().peekable();
@@ -43,7 +55,7 @@ impl Shell {
             let result = self.try_publish(publish, now);
             if counts.len() == 1 { results.push(result) } else { results.extend(split(&result, &counts)) }
         }
-        self.commits.answer(Answer::PublishAll(reply, results));
+        results
     }
 
     fn try_publish(&mut self, publish: Publish, now: Now) -> Result<Published, BrokerError> {

@@ -84,13 +84,10 @@ impl Shell {
                     if count == 0 {
                         return self.close().await;
                     }
-                    for call in calls.drain(..) {
-                        if let Request::Close { reply } = call {
-                            let closed = self.close().await;
-                            let _ = reply.send(closed.clone());
-                            return closed;
-                        }
-                        self.call(call);
+                    if let Some(reply) = self.take(calls.drain(..)) {
+                        let closed = self.close().await;
+                        let _ = reply.send(closed.clone());
+                        return closed;
                     }
                 }
                 () = timer => {}
@@ -105,6 +102,26 @@ impl Shell {
                 tokio::task::yield_now().await;
             }
         }
+    }
+
+    /// Takes calls in order, publishes that follow each other together; up to the call that closes the broker, if
+    /// there is one.
+    fn take(&mut self, calls: impl Iterator<Item = Request>) -> Option<Reply<()>> {
+        let (mut publishes, mut replies) = (Vec::new(), Vec::new());
+        for call in calls {
+            if let Request::Publish { publish, reply } = call {
+                publishes.push(publish);
+                replies.push(reply);
+                continue;
+            }
+            self.publish_each(std::mem::take(&mut publishes), std::mem::take(&mut replies));
+            match call {
+                Request::Close { reply } => return Some(reply),
+                call => self.call(call),
+            }
+        }
+        self.publish_each(publishes, replies);
+        None
     }
 
     /// Hands the rest to the log and closes it. Whoever still waits is answered by what the log says.
@@ -159,7 +176,6 @@ impl Shell {
             }
             Request::Resume { target, reply } => self.resume(&target, now, reply),
             Request::Locate { queue, time_us, reply } => self.locate(&queue, time_us, reply),
-            Request::Publish { publish, reply } => self.publish(publish, now, reply),
             Request::PublishAll { publishes, reply } => self.publish_all(publishes, now, reply),
             Request::Pull { consumer, name, options, reply } => {
                 self.pull(consumer, &name, options, now, reply)
@@ -189,7 +205,7 @@ impl Shell {
             Request::QueueStats { queue, reply } => self.queue_stats(&queue, now, reply),
             Request::ServerStats { reply } => self.server_stats(reply),
             Request::Drain { reply } => self.drain(now, reply),
-            Request::Close { .. } => unreachable!("taken by the loop"),
+            Request::Publish { .. } | Request::Close { .. } => unreachable!("taken before"),
         }
     }
 

@@ -299,3 +299,29 @@ async fn runs_of_publishes_that_come_together_have_their_limit() {
     assert!((3..=6).contains(&records), "{records}");
     running.close().await;
 }
+
+#[tokio::test]
+async fn publishes_of_several_callers_share_a_record_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = start(dir.path());
+    running.publish(&[]).await;
+    let records = running.broker.server_stats().await.unwrap().records;
+    let mut callers = tokio::task::JoinSet::new();
+    for size in 1..=50 {
+        let (broker, parts) =
+            (running.broker.clone(), StoredParts { meta: Bytes::new(), body: body(size, size) });
+        let messages = vec![NewMessage { lane: Lane { priority: 4, bucket: 0 }, parts }];
+        callers.spawn(
+            async move { (broker.publish(queue(), messages, None).await.unwrap().first_offset, size) },
+        );
+    }
+    let mut stored = callers.join_all().await;
+    stored.sort_unstable();
+    // All of them, or a first one alone; and the empty frame that may have followed.
+    let records = running.broker.server_stats().await.unwrap().records - records;
+    assert!((1..=3).contains(&records), "{records}");
+    let deliveries = running.pull(50, 1 << 20).await.unwrap();
+    let delivered = deliveries.iter().map(|delivery| (delivery.message.offset, delivery.message.body.len()));
+    assert_eq!(delivered.collect::<Vec<_>>(), stored);
+    running.close().await;
+}
