@@ -52,6 +52,31 @@ fn a_steady_flow_fills_a_handful_of_files_with_zeroes() {
     assert_eq!(harness.log.report().set_aside, Vec::<PathBuf>::new());
 }
 
+/// The size of the newest checkpoint.
+fn checkpoint_bytes(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir.join("checkpoint")).unwrap().map(|entry| entry.unwrap().path());
+    let newest =
+        entries.filter(|path| path.extension().is_some_and(|ending| ending == "ckpt")).max().unwrap();
+    newest.metadata().unwrap().len()
+}
+
+#[test]
+fn nothing_is_kept_of_segments_that_are_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut harness = open_dir(dir.path()).unwrap();
+    flow(&mut harness, 0..100);
+    let (before, gone) = (checkpoint_bytes(dir.path()), harness.log.counters().segments_dropped.get());
+    flow(&mut harness, 100..300);
+    let gone = harness.log.counters().segments_dropped.get() - gone;
+    assert!(gone >= 30, "{gone}");
+    // The set has a few segments more or fewer, 16 bytes each.
+    let after = checkpoint_bytes(dir.path());
+    assert!(after <= before + 8 * 16, "{after} bytes, {before} before {gone} segments went");
+    harness.log.close().unwrap();
+    let (indexes, segments) = (names(dir.path(), "idx"), names(dir.path(), "seg"));
+    assert!(indexes <= segments, "{indexes} index files of {segments} segments");
+}
+
 #[test]
 fn space_of_a_backlog_that_is_gone_is_free() {
     let dir = tempfile::tempdir().unwrap();
