@@ -22,8 +22,9 @@
 //! | [`disk`] | the narrow trait under the log |
 //! | [`core`] | the pure state machine: queues, leases, de-duplication |
 //! | [`log`] | frames, segments, recovery, reading |
+//! | [`admission`] | memory permits |
 //! | [`broker`] | the shell around core and log |
-//! | [`admission`], [`observe`] | memory permits; metrics and probes |
+//! | [`observe`] | metrics and probes |
 //! | [`proto`], [`service`] | the API and the only code that speaks it |
 //! | [`node`] | a broker on a data directory |
 //! | [`embedded`] | the broker in a process of your own: [`Forebay::open`] |

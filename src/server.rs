@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinError;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Outflow};
 use crate::broker::api::BrokerError;
 use crate::broker::{OpenError, Opened};
 use crate::clock::wall_us;
@@ -25,8 +25,9 @@ use crate::service::server::{self as edge, Parts};
 
 /// How long answers that tell of a failed log may take to go out.
 const FAREWELL: Duration = Duration::from_millis(200);
-/// Memory for requests under way, bytes.
-const REQUEST_BUDGET_BYTES: u64 = 64 << 20;
+/// Memory for requests under way, bytes. With what goes out (24 MiB), the cache of the newest messages and the broker's
+/// own reads (8 MiB each) it makes 96 MiB.
+const REQUEST_BUDGET_BYTES: u64 = 56 << 20;
 
 /// Why the server could not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +120,7 @@ fn parts(opened: &Opened, readiness: &Readiness) -> Parts {
     Parts {
         broker: opened.broker.clone(),
         admission: Admission::new(REQUEST_BUDGET_BYTES, REQUEST_BYTES_MAX as u64),
+        outflow: Outflow::default(),
         metrics,
         readiness: readiness.clone(),
         identity: Identity {

@@ -1,4 +1,5 @@
-//! Memory at the edge: one budget in bytes for all requests that are being read or answered.
+//! Memory at the edge: budgets in bytes, one for all requests that are being read or answered, one ([`Outflow`]) for
+//! all messages that are read for somebody. Neither can use up the other's.
 //!
 //! 1. A request takes its size from the budget before its body is read, and gives it back with its reply, so
 //!    bodies in memory are bounded by the budget however many connections there are.
@@ -7,8 +8,14 @@
 //!    A stream is not refused: it waits its turn, and the network holds its sender back.
 //! 3. Waiters are served in order, so a large request is not starved by small ones.
 
+mod outflow;
+
+pub use outflow::{
+    Held, OUTFLOW_BYTES, Outflow, Outlet, PIECE_BYTES, SEND_BYTES, answer_memory, bytes_within, memory_of,
+};
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -24,12 +31,38 @@ pub struct Admission {
     units: Arc<Semaphore>,
     units_max: u32,
     wait_max: Duration,
+    /// Who waits for as long as it takes.
+    waiting: Arc<AtomicUsize>,
 }
 
 /// Bytes taken from the budget; dropping gives them back.
 #[derive(Debug)]
 pub struct Permit {
-    _units: OwnedSemaphorePermit,
+    units: OwnedSemaphorePermit,
+    bytes: u64,
+}
+
+impl Permit {
+    /// The bytes that were asked for, though a budget that is smaller has given all it had.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Gives back what is beyond these bytes.
+    pub fn shrink_to(&mut self, bytes: u64) {
+        self.split(self.bytes.saturating_sub(bytes));
+    }
+
+    /// Takes these bytes off, as far as they are there, into a permit of their own.
+    pub fn split(&mut self, bytes: u64) -> Option<Permit> {
+        let bytes = bytes.min(self.bytes);
+        let left = self.bytes - bytes;
+        // What is left is covered first: units are whole.
+        let units = self.units.num_permits().saturating_sub(units(left) as usize);
+        let units = self.units.split(units)?;
+        self.bytes = left;
+        Some(Permit { units, bytes })
+    }
 }
 
 /// The budget is in use.
@@ -48,7 +81,8 @@ impl Admission {
     pub fn new(budget_bytes: u64, request_bytes_max: u64) -> Self {
         let units = budget_bytes.max(request_bytes_max).div_ceil(UNIT_BYTES);
         let units_max = u32::try_from(units).unwrap_or(u32::MAX).min(Semaphore::MAX_PERMITS as u32);
-        Self { units: Arc::new(Semaphore::new(units_max as usize)), units_max, wait_max: WAIT_MAX }
+        let units = Arc::new(Semaphore::new(units_max as usize));
+        Self { units, units_max, wait_max: WAIT_MAX, waiting: Arc::default() }
     }
 
     /// The whole budget.
@@ -64,26 +98,55 @@ impl Admission {
     /// Takes bytes if they are free now. A request larger than the budget takes all of it.
     pub fn try_admit(&self, bytes: u64) -> Option<Permit> {
         let units = self.units.clone().try_acquire_many_owned(self.units_of(bytes));
-        units.ok().map(|units| Permit { _units: units })
+        units.ok().map(|units| Permit { units, bytes })
     }
 
     /// Takes bytes, waiting a short bounded time for them.
     pub async fn admit(&self, bytes: u64) -> Result<Permit, BudgetUsedUp> {
         let acquire = self.units.clone().acquire_many_owned(self.units_of(bytes));
         match tokio::time::timeout(self.wait_max, acquire).await {
-            Ok(units) => Ok(Permit { _units: units.expect("the semaphore is never closed") }),
+            Ok(units) => Ok(Permit { units: units.expect("the semaphore is never closed"), bytes }),
             Err(_) => Err(BudgetUsedUp { wanted_bytes: bytes, budget_bytes: self.budget_bytes() }),
         }
     }
 
     /// Takes bytes, waiting for them as long as it takes.
     pub async fn wait(&self, bytes: u64) -> Permit {
+        if let Some(permit) = self.try_admit(bytes) {
+            return permit;
+        }
+        let _waiter = Waiter::new(&self.waiting);
         let units = self.units.clone().acquire_many_owned(self.units_of(bytes)).await;
-        Permit { _units: units.expect("the semaphore is never closed") }
+        Permit { units: units.expect("the semaphore is never closed"), bytes }
+    }
+
+    /// How many wait for as long as it takes.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     fn units_of(&self, bytes: u64) -> u32 {
-        u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).min(self.units_max)
+        units(bytes).min(self.units_max)
+    }
+}
+
+fn units(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
+}
+
+/// Counts as long as it lives.
+struct Waiter<'a>(&'a AtomicUsize);
+
+impl<'a> Waiter<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -143,6 +206,25 @@ mod tests {
         tokio::task::yield_now().await;
         drop(taken);
         assert_eq!(waiter.await.unwrap(), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_permit_is_given_back_in_parts() {
+        let admission = small(10 * 1024);
+        let mut whole = admission.wait(9 * 1024 + 1).await;
+        let part = whole.split(3 * 1024).unwrap();
+        assert_eq!(
+            (whole.bytes(), part.bytes(), admission.used_bytes()),
+            (6 * 1024 + 1, 3 * 1024, 10 * 1024)
+        );
+        drop(part);
+        assert_eq!(admission.used_bytes(), 7 * 1024);
+        whole.shrink_to(1);
+        assert_eq!((whole.bytes(), admission.used_bytes()), (1, 1024));
+        whole.shrink_to(1024);
+        assert_eq!((whole.bytes(), admission.used_bytes()), (1, 1024));
+        drop(whole);
+        assert_eq!(admission.used_bytes(), 0);
     }
 
     #[test]

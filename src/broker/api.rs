@@ -9,11 +9,15 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::follow::{Followed, Page, Position};
 use super::pipeline::{Publish, PublishResults};
+use crate::admission::{Held, Outlet, Permit, memory_of};
 use crate::core::pause::Target;
 use crate::core::types::*;
 use crate::ids::{Offset, QueueId, Uid};
 use crate::names::{Name, QueueName, SubscriptionName};
 use crate::record::{Lane, StoredParts};
+
+/// Bytes of messages that a peek comes with memory for at first.
+const PEEK_BYTES: u64 = 16 << 10;
 
 /// Why the broker refused or failed a call. Nothing of a refused call took effect.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -79,6 +83,13 @@ pub struct StoredMessage {
     pub body: Bytes,
 }
 
+impl StoredMessage {
+    /// Bytes of its metadata and body.
+    pub(crate) fn len(&self) -> u64 {
+        (self.meta.len() + self.body.len()) as u64
+    }
+}
+
 /// A message handed to a consumer until its lease ends.
 #[derive(Clone, Debug)]
 pub struct Delivery {
@@ -88,6 +99,19 @@ pub struct Delivery {
     /// How long the lease lasts from now, microseconds.
     pub lease_us: u64,
     pub message: StoredMessage,
+}
+
+/// Deliveries that belong together, and their memory.
+pub type DeliveryBatch = Held<Vec<Delivery>>;
+
+/// An answer to who came with memory for it.
+#[derive(Debug)]
+pub enum Fetched<T> {
+    Whole(Held<T>),
+    /// It takes this much memory.
+    TooLarge {
+        memory_bytes: u64,
+    },
 }
 
 /// What a pull wants.
@@ -105,7 +129,9 @@ pub struct PullOptions {
 #[derive(Debug)]
 pub struct SubscribeOptions {
     pub lease_us: Option<u64>,
-    pub sink: mpsc::UnboundedSender<Vec<Delivery>>,
+    /// Where the memory for deliveries comes from.
+    pub outlet: Outlet,
+    pub sink: mpsc::UnboundedSender<DeliveryBatch>,
 }
 
 /// One acknowledgement id and how its delivery ends.
@@ -245,7 +271,8 @@ pub(crate) enum Request {
         consumer: ConsumerId,
         name: SubscriptionName,
         options: PullOptions,
-        reply: Reply<Vec<Delivery>>,
+        outlet: Outlet,
+        reply: Reply<DeliveryBatch>,
     },
     Subscribe {
         consumer: ConsumerId,
@@ -281,7 +308,8 @@ pub(crate) enum Request {
         from: Option<Offset>,
         messages_max: u32,
         bytes_max: u64,
-        reply: Reply<Vec<StoredMessage>>,
+        memory: Permit,
+        reply: Reply<Fetched<Vec<StoredMessage>>>,
     },
     Follow {
         queue: QueueName,
@@ -291,7 +319,8 @@ pub(crate) enum Request {
     ReadOn {
         queue: QueueId,
         from: Offset,
-        reply: Reply<Page>,
+        memory: Permit,
+        reply: Reply<Fetched<Page>>,
     },
     Purge {
         queue: QueueName,
@@ -370,7 +399,7 @@ struct Pulling<'a> {
     consumer: ConsumerId,
     name: SubscriptionName,
     requests: &'a mpsc::UnboundedSender<Request>,
-    answer: oneshot::Receiver<Result<Vec<Delivery>, BrokerError>>,
+    answer: oneshot::Receiver<Result<DeliveryBatch, BrokerError>>,
     answered: bool,
 }
 
@@ -382,7 +411,7 @@ impl Drop for Pulling<'_> {
         self.answer.close();
         let name = self.name.clone();
         let request = match self.answer.try_recv() {
-            Ok(Ok(deliveries)) if !deliveries.is_empty() => release(name, deliveries),
+            Ok(Ok(batch)) if !batch.value.is_empty() => release(name, batch.value),
             _ => Request::Leave { consumer: self.consumer },
         };
         // Should it fail, the broker has ended.
@@ -410,6 +439,22 @@ impl Broker {
         let (reply, answer) = oneshot::channel();
         self.requests.send(make(reply)).map_err(|_| self.gone())?;
         answer.await.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    /// A call that comes with memory for its answer: at first for `memory_bytes`, then for what it takes.
+    pub(super) async fn fetch<T>(
+        &self,
+        outlet: &Outlet,
+        mut memory_bytes: u64,
+        make: impl Fn(Permit, Reply<Fetched<T>>) -> Request,
+    ) -> Result<Held<T>, BrokerError> {
+        loop {
+            let memory = outlet.wait(memory_bytes).await;
+            match self.call(|reply| make(memory, reply)).await? {
+                Fetched::Whole(answer) => return Ok(answer),
+                Fetched::TooLarge { memory_bytes: needed } => memory_bytes = needed.max(memory_bytes),
+            }
+        }
     }
 
     fn gone(&self) -> BrokerError {
@@ -525,10 +570,11 @@ impl Broker {
         &self,
         name: SubscriptionName,
         options: PullOptions,
-    ) -> Result<Vec<Delivery>, BrokerError> {
+        outlet: Outlet,
+    ) -> Result<DeliveryBatch, BrokerError> {
         let (reply, answer) = oneshot::channel();
         let consumer = self.next_consumer();
-        let request = Request::Pull { consumer, name: name.clone(), options, reply };
+        let request = Request::Pull { consumer, name: name.clone(), options, outlet, reply };
         self.requests.send(request).map_err(|_| self.gone())?;
         let mut pulling = Pulling { consumer, name, requests: &self.requests, answer, answered: false };
         let answer = (&mut pulling.answer).await;
@@ -579,8 +625,13 @@ impl Broker {
         from: Option<Offset>,
         messages_max: u32,
         bytes_max: u64,
-    ) -> Result<Vec<StoredMessage>, BrokerError> {
-        self.call(|reply| Request::Peek { queue, from, messages_max, bytes_max, reply }).await
+        outlet: &Outlet,
+    ) -> Result<Held<Vec<StoredMessage>>, BrokerError> {
+        let make = |memory, reply| {
+            let queue = queue.clone();
+            Request::Peek { queue, from, messages_max, bytes_max, memory, reply }
+        };
+        self.fetch(outlet, memory_of(1, PEEK_BYTES), make).await
     }
 
     /// Finishes the messages of a queue below `end`, by default all; gives the offset below which none comes any more.

@@ -4,8 +4,10 @@ use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
-use super::api::{ConsumerId, Delivery, PullOptions, Reply};
+use super::api::{ConsumerId, DeliveryBatch, PullOptions, Reply};
+use crate::admission::{Outlet, Permit};
 use crate::ids::SubscriptionId;
 use crate::limits::{PULL_BYTES_MAX, PULL_MESSAGES_MAX};
 
@@ -24,11 +26,35 @@ pub struct Consumer {
     pub reading: bool,
     /// It has a place in line.
     pub in_line: bool,
+    /// Where its memory comes from, and whether it waits for some.
+    pub outlet: Outlet,
+    pub memory: Memory,
     pub kind: ConsumerKind,
 }
 
+/// How a consumer stands for memory.
+#[derive(Default)]
+pub enum Memory {
+    #[default]
+    NotAsked,
+    Awaited {
+        _place: Place,
+    },
+    /// Granted for the delivery that is being made up, or given back.
+    Granted(Permit),
+}
+
+/// A place among those who wait for memory, given up when this is dropped.
+pub struct Place(pub AbortHandle);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 pub enum ConsumerKind {
-    Pull { options: PullOptions, reply: Reply<Vec<Delivery>> },
+    Pull { options: PullOptions, reply: Reply<DeliveryBatch> },
     Stream(Stream),
 }
 
@@ -38,7 +64,7 @@ pub struct Stream {
     /// Of bodies; below 0 if the last message overdrew it.
     pub bytes: i64,
     pub untaken: u32,
-    pub sink: mpsc::UnboundedSender<Vec<Delivery>>,
+    pub sink: mpsc::UnboundedSender<DeliveryBatch>,
 }
 
 /// How much a consumer takes in one delivery.
@@ -49,9 +75,29 @@ pub struct Room {
 }
 
 impl Consumer {
+    pub fn new(subscription: SubscriptionId, lease_us: u64, outlet: Outlet, kind: ConsumerKind) -> Self {
+        let memory = Memory::NotAsked;
+        Self { subscription, lease_us, reading: false, in_line: false, outlet, memory, kind }
+    }
+
+    pub fn awaits_memory(&self) -> bool {
+        matches!(self.memory, Memory::Awaited { .. })
+    }
+
+    /// Memory that was granted, if it was.
+    pub fn take_granted(&mut self) -> Option<Permit> {
+        match std::mem::take(&mut self.memory) {
+            Memory::Granted(memory) => Some(memory),
+            other => {
+                self.memory = other;
+                None
+            }
+        }
+    }
+
     /// What may be sent now; none if nothing may.
     pub fn room(&self) -> Option<Room> {
-        if self.reading {
+        if self.reading || self.awaits_memory() {
             return None;
         }
         let (messages, bytes) = match &self.kind {
@@ -124,6 +170,16 @@ impl Consumers {
         if !std::mem::replace(&mut consumer.in_line, true) {
             self.waiting.entry(consumer.subscription).or_default().push_back(id);
         }
+    }
+
+    /// Puts a consumer at the head of its line.
+    pub fn line_up_first(&mut self, id: ConsumerId) {
+        let Some(consumer) = self.by_id.get_mut(&id) else { return };
+        let line = self.waiting.entry(consumer.subscription).or_default();
+        if std::mem::replace(&mut consumer.in_line, true) {
+            line.retain(|other| *other != id);
+        }
+        line.push_front(id);
     }
 
     /// The next consumer with room; those without leave the line until something changes for them.

@@ -43,7 +43,7 @@ impl Shell {
             }
             let offsets = these.iter().map(|given_up| given_up.token.offset).collect();
             let purpose = Purpose::GiveUp { subscription: id, given_up: these.to_vec() };
-            self.start_read(queue, offsets, READ_BYTES_MAX, reserved, purpose);
+            self.start_read(queue, offsets, READ_BYTES_MAX.into(), reserved, purpose);
         }
     }
 

@@ -4,20 +4,20 @@
 //!    durable. It asks for one page after the other; nothing is kept for it but its channel.
 //! 2. A page holds durable messages only, without a hole, from the place that was asked for. Offsets there that do not
 //!    come any more are told as a gap before them. So each offset is told once: as a message, or in a gap.
-//! 3. Pages are bounded by [`PAGE_MESSAGES`] and [`PAGE_BYTES`], and the reads of all of them by [`FOLLOW_BYTES_MAX`],
-//!    so that followers cannot take the room that the reads of consumers need.
+//! 3. Pages are bounded by [`PAGE_MESSAGES`] and [`PAGE_BYTES`]. Who asks for one has taken memory for it; if its first
+//!    message is larger, the follower is told how large, and asks again with memory for that.
 //! 4. There are at most [`TAILS_MAX`] followers, each with one read at a time.
 //! 5. A deleted queue closes the channels of its followers; who asks for a page then learns why.
-
-use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 use tokio::sync::watch;
 
-use super::api::{Broker, BrokerError, Reply, Request, StoredMessage};
+use super::api::{Broker, BrokerError, Fetched, Reply, Request, StoredMessage};
 use super::commits::Answer;
-use super::reads::{self, Done, Found, READ_BYTES_MAX, Source, Wanted};
+use super::pump::{room_within, stored_memory};
+use super::reads::{self, Done, Found, Source, Wanted};
 use super::shell::Shell;
+use crate::admission::{Held, Outlet, Permit, memory_of};
 use crate::core::types::Reject;
 use crate::ids::{Offset, QueueId, Uid};
 use crate::limits::TAILS_MAX;
@@ -27,8 +27,6 @@ use crate::names::QueueName;
 const PAGE_MESSAGES: u64 = 256;
 /// Most bytes of one page, metadata and bodies, unless its first message is larger.
 const PAGE_BYTES: u64 = 256 << 10;
-/// Bytes that the reads of followers may be about to bring into memory, of those of all reads.
-const FOLLOW_BYTES_MAX: u64 = READ_BYTES_MAX / 4;
 
 /// Where a follower begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,8 +87,14 @@ impl Broker {
     }
 
     /// The next stretch of a followed queue; empty if nothing there is durable yet.
-    pub async fn read_on(&self, queue: QueueId, from: Offset) -> Result<Page, BrokerError> {
-        self.call(|reply| Request::ReadOn { queue, from, reply }).await
+    pub async fn read_on(
+        &self,
+        queue: QueueId,
+        from: Offset,
+        outlet: &Outlet,
+    ) -> Result<Held<Page>, BrokerError> {
+        let make = |memory, reply| Request::ReadOn { queue, from, memory, reply };
+        self.fetch(outlet, memory_of(PAGE_MESSAGES, PAGE_BYTES), make).await
     }
 }
 
@@ -98,10 +102,6 @@ impl Broker {
 #[derive(Default)]
 pub struct Follows {
     ends: FxHashMap<QueueId, watch::Sender<Offset>>,
-    /// Of the reads under way.
-    reading_bytes: u64,
-    /// Reads that wait for room; at most one of each follower.
-    starved: VecDeque<(QueueId, Offset, Reply<Page>)>,
 }
 
 impl Follows {
@@ -130,9 +130,8 @@ impl Follows {
 pub struct PageRead {
     queue: QueueId,
     from: Offset,
-    reply: Reply<Page>,
-    /// Bytes that were reserved for it.
-    pub reserved: u64,
+    memory: Permit,
+    reply: Reply<Fetched<Page>>,
     found: Found,
     /// If the first message is not in the log: the next one that is.
     resumes: Option<Offset>,
@@ -169,7 +168,7 @@ impl Shell {
         Ok(Followed { queue: id, uid, next, end })
     }
 
-    pub(super) fn read_on(&mut self, id: QueueId, from: Offset, reply: Reply<Page>) {
+    pub(super) fn read_on(&mut self, id: QueueId, from: Offset, memory: Permit, reply: Reply<Fetched<Page>>) {
         let Some(queue) = self.state.queue(id) else {
             return self.commits.answer(Answer::new(reply, Err(BrokerError::QueueDeleted)));
         };
@@ -179,11 +178,18 @@ impl Shell {
         } else {
             let page = self.cached_page(id, from);
             if page.messages.is_empty() && from < self.end(id) {
-                return self.start_page(id, from, reply);
+                return self.start_page(id, from, memory, reply);
             }
             page
         };
-        self.commits.answer(Answer::new(reply, Ok(page)));
+        self.give(page, memory, reply);
+    }
+
+    /// Answers with a page; what was taken beyond the memory that it takes is given back.
+    fn give(&mut self, page: Page, mut memory: Permit, reply: Reply<Fetched<Page>>) {
+        memory.shrink_to(stored_memory(page.messages.iter()));
+        let page = Held { value: page, memory: Some(memory) };
+        self.commits.answer(Answer::new(reply, Ok(Fetched::Whole(page))));
     }
 
     /// What is at hand from an offset on.
@@ -192,7 +198,7 @@ impl Shell {
         let (mut messages, mut bytes) = (Vec::new(), 0);
         let end = self.end(id).min(from.plus(PAGE_MESSAGES));
         for message in (from.0..end.0).map_while(|offset| self.cache.get(id, Offset(offset))) {
-            bytes += (message.meta.len() + message.body.len()) as u64;
+            bytes += message.len();
             if bytes > PAGE_BYTES && !messages.is_empty() {
                 break;
             }
@@ -202,28 +208,18 @@ impl Shell {
         Page { gap: None, messages, next }
     }
 
-    /// Reads a page, or has it wait for room among the reads.
-    fn start_page(&mut self, id: QueueId, from: Offset, reply: Reply<Page>) {
+    /// Reads a page.
+    fn start_page(&mut self, id: QueueId, from: Offset, memory: Permit, reply: Reply<Fetched<Page>>) {
         let mean = self.mean_bytes(id);
         let end = self.end(id);
         let count = (end.0 - from.0).min(PAGE_MESSAGES).min((PAGE_BYTES / mean).max(1));
-        let reserved = mean * count;
-        let others = self.reading_bytes - self.follows.reading_bytes;
-        let own = self.follows.reading_bytes;
-        let is_full = (own > 0 && own + reserved > FOLLOW_BYTES_MAX)
-            || (own + others > 0 && own + others + reserved > READ_BYTES_MAX);
-        if is_full {
-            return self.follows.starved.push_back((id, from, reply));
-        }
-        self.reading_bytes += reserved;
-        self.follows.reading_bytes += reserved;
         let queue_uid = self.state.queue(id).expect("the caller has looked").uid;
         let offsets = (from.0..from.0 + count).map(Offset).collect();
-        let wanted = Wanted { queue: id, queue_uid, offsets, bytes_max: PAGE_BYTES };
+        let wanted = Wanted { queue: id, queue_uid, offsets, room: room_within(&memory, count, PAGE_BYTES) };
         let (source, done) = (self.source(), self.reads_done.clone());
-        tokio::task::spawn_blocking(move || {
+        self.readers.run(move || {
             let (found, resumes) = read(&source, &wanted);
-            let page = PageRead { queue: id, from, reply, reserved, found, resumes, end };
+            let page = PageRead { queue: id, from, memory, reply, found, resumes, end };
             // The receiver is gone only if the task has ended, and then nobody waits.
             let _ = done.send(Done::Page(page));
         });
@@ -231,29 +227,23 @@ impl Shell {
 
     /// Gives the follower what was read.
     pub(super) fn page_read(&mut self, read: PageRead) {
-        self.follows.reading_bytes -= read.reserved;
         let Some(queue) = self.state.queue(read.queue) else {
             return self.commits.answer(Answer::new(read.reply, Err(BrokerError::QueueDeleted)));
         };
         if read.from < queue.purge_end {
             // Purged while it was read.
-            return self.read_on(read.queue, read.from, read.reply);
+            return self.read_on(read.queue, read.from, read.memory, read.reply);
         }
-        let PageRead { from, reply, found, resumes, end, .. } = read;
+        let PageRead { from, memory, reply, found, resumes, end, .. } = read;
+        if let Some(bytes) = found.too_large {
+            let memory_bytes = memory_of(1, bytes);
+            return self.commits.answer(Answer::new(reply, Ok(Fetched::TooLarge { memory_bytes })));
+        }
         let page = page(from, found, resumes.unwrap_or(end).min(end), queue.first_offset);
         if let Some(gap) = page.gap.filter(|gap| gap.reason == GapReason::Lost) {
             tracing::error!(queue = %read.queue, first = %gap.first, end = %gap.end, "messages cannot be read");
         }
-        self.commits.answer(Answer::new(reply, Ok(page)));
-    }
-
-    /// Begins the reads that have waited, as far as there is room.
-    pub(super) fn read_on_starved(&mut self) {
-        for (queue, from, reply) in std::mem::take(&mut self.follows.starved) {
-            if !reply.is_closed() {
-                self.read_on(queue, from, reply);
-            }
-        }
+        self.give(page, memory, reply);
     }
 }
 
@@ -269,7 +259,7 @@ fn read(source: &Source, wanted: &Wanted) -> (Found, Option<Offset>) {
 /// What a read says of the offsets from `from` on, up to its next hole. `resumes` is the first message that the log
 /// has if it has not that at `from`; below `first_offset` nobody wants any.
 fn page(from: Offset, found: Found, resumes: Offset, first_offset: Offset) -> Page {
-    let Found { messages, damaged, missing } = found;
+    let Found { messages, damaged, missing, .. } = found;
     let mut hole = from;
     while damaged.contains(&hole) {
         hole = hole.plus(1);

@@ -13,6 +13,7 @@ use super::checkpoints::Checkpoints;
 use super::commits::Commits;
 use super::consumers::Consumers;
 use super::follow::Follows;
+use super::reads::Readers;
 use super::recall::Recalls;
 use super::replica::Replica;
 use super::settle::Jobs;
@@ -106,8 +107,8 @@ pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Opened, OpenError
         room: Room::default(),
         dirty: Default::default(),
         is_dirty: FxHashSet::default(),
-        starved: Vec::new(),
         reading_bytes: 0,
+        readers: Readers::default(),
         reads_done,
         recalls,
         follows: Follows::default(),

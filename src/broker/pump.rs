@@ -1,26 +1,37 @@
 //! From waiting messages to consumers.
 //!
-//! A round serves each subscription that may have something: choose as many messages as are likely to fit, lease
-//! them, then deliver from the cache at once, or after a read. What a read leaves out goes back without having
-//! counted.
+//! A round serves each subscription that may have something: choose as many messages as are likely to fit, take memory
+//! for them, lease them, then deliver from the cache at once, or after a read. A consumer that finds no memory leaves
+//! its line and waits; others go on. It holds no lease meanwhile. What a read leaves out goes back without having
+//! counted; if that is a first message that is larger than was thought, its consumer waits for memory of that size.
 
-use super::api::{BrokerError, ConsumerId, Delivery, PullOptions, Reply, StoredMessage, SubscribeOptions};
+use super::api::{
+    BrokerError, ConsumerId, Delivery, DeliveryBatch, Fetched, PullOptions, Reply, StoredMessage,
+    SubscribeOptions,
+};
 use super::commits::Answer;
-use super::consumers::{Consumer, ConsumerKind, Stream};
-use super::reads::{self, Done, Found, Peek, Purpose, READ_BYTES_MAX, ReadDone, Source, Wanted};
+use super::consumers::{Consumer, ConsumerKind, Memory, Place, Stream};
+use super::reads::{self, Done, Found, Peek, Purpose, ReadDone, Source, Wanted};
 use super::shell::Shell;
 use super::timers::Key;
+use crate::admission::{Held, Outlet, Permit, bytes_within, memory_of};
 use crate::clock::Now;
 use crate::core::consume::{self, Handed};
 use crate::core::settle::AckToken;
 use crate::core::types::Reject;
 use crate::ids::{Offset, QueueId, SubscriptionId};
+use crate::limits::PULL_BYTES_MAX;
+use crate::log::ReadRoom;
 use crate::names::{QueueName, SubscriptionName};
 
 /// Deliveries of one round; bounds the time that the runtime's other tasks wait.
 const DELIVERIES_PER_ROUND: usize = 32;
-/// How long a pull waits at least if only the room for reads is short, microseconds.
+/// How long a pull waits at least if only memory is short, microseconds.
 const STARVED_WAIT_US: u64 = 1_000_000;
+/// Bytes of one delivery, metadata and bodies, unless a single message is larger.
+const BATCH_BYTES_MAX: u64 = PULL_BYTES_MAX;
+/// Bytes that a delivery from disk takes memory for at least, if it has room for them.
+const COLD_BYTES: u64 = 128 << 10;
 /// How long a damaged message is set aside before it is tried again, microseconds.
 pub(super) const DAMAGED_RETRY_US: u64 = 60_000_000;
 
@@ -30,8 +41,9 @@ impl Shell {
         consumer: ConsumerId,
         name: &SubscriptionName,
         options: PullOptions,
+        outlet: Outlet,
         now: Now,
-        reply: Reply<Vec<Delivery>>,
+        reply: Reply<DeliveryBatch>,
     ) {
         let (id, lease_us) = match self.consumable(name) {
             Ok(subscription) => subscription,
@@ -39,13 +51,13 @@ impl Shell {
         };
         let lease_us = options.lease_us.unwrap_or(lease_us);
         let kind = ConsumerKind::Pull { options, reply };
-        let pull = Consumer { subscription: id, lease_us, reading: false, in_line: false, kind };
-        self.consumers.add(consumer, pull);
+        self.consumers.add(consumer, Consumer::new(id, lease_us, outlet, kind));
         self.mark(id);
         self.serve_all(id, now);
         self.recall(id, now);
         let mut wait_us = u64::try_from(options.wait.as_micros()).unwrap_or(u64::MAX / 2);
-        if self.starved.contains(&id) || self.recalls.is_under_way(id) {
+        let awaits_memory = self.consumers.get_mut(consumer).is_some_and(|pull| pull.awaits_memory());
+        if awaits_memory || self.recalls.is_under_way(id) {
             // Messages are there: "none" would be wrong.
             wait_us = wait_us.max(STARVED_WAIT_US);
         }
@@ -65,14 +77,8 @@ impl Shell {
     ) {
         let added = self.consumable(name).map(|(id, lease_us)| {
             let stream = Stream { messages: 0, bytes: 0, untaken: 0, sink: options.sink };
-            let stream = Consumer {
-                subscription: id,
-                lease_us: options.lease_us.unwrap_or(lease_us),
-                reading: false,
-                in_line: false,
-                kind: ConsumerKind::Stream(stream),
-            };
-            self.consumers.add(consumer, stream);
+            let (lease_us, kind) = (options.lease_us.unwrap_or(lease_us), ConsumerKind::Stream(stream));
+            self.consumers.add(consumer, Consumer::new(id, lease_us, options.outlet, kind));
         });
         self.commits.answer(Answer::new(reply, added));
     }
@@ -117,7 +123,7 @@ impl Shell {
         if self.consumers.get_mut(id).is_some_and(|consumer| !consumer.reading) {
             let consumer = self.consumers.remove(id).expect("seen above");
             if let ConsumerKind::Pull { reply, .. } = consumer.kind {
-                self.commits.answer(Answer::new(reply, Ok(Vec::new())));
+                self.commits.answer(Answer::new(reply, Ok(Held::free(Vec::new()))));
             }
         }
     }
@@ -145,7 +151,8 @@ impl Shell {
         while self.serve(id, now) {}
     }
 
-    /// Hands one delivery to the next consumer in line; false if there is nothing to hand out or nobody to take it.
+    /// Hands one delivery to the next consumer in line, or has it wait for memory; false if there is nothing to hand
+    /// out or nobody to take it.
     fn serve(&mut self, id: SubscriptionId, now: Now) -> bool {
         if self.check_room().is_err() {
             return false;
@@ -162,41 +169,79 @@ impl Shell {
         if candidates.is_empty() {
             return false;
         }
-        let Chosen { count, bytes, cached } = self.choose(queue, &candidates, room.bytes);
+        let waiting = self.consumers.get_mut(consumer).expect("it is in line");
+        let (lease_us, outlet, granted) = (waiting.lease_us, waiting.outlet.clone(), waiting.take_granted());
+        let memory_max = granted.as_ref().map_or(u64::MAX, Permit::bytes);
+        let Chosen { count, memory_bytes, cached } = self.choose(queue, &candidates, room.bytes, memory_max);
+        let memory_bytes = match cached.is_some() {
+            true => memory_bytes,
+            // The mean may be of smaller ones. What is not needed is given back after the read.
+            false => memory_bytes.max(memory_of(count as u64, COLD_BYTES.min(room.bytes))).min(memory_max),
+        };
+        let granted = granted.filter(|granted| granted.bytes() >= memory_bytes);
+        let Some(memory) = granted.or_else(|| outlet.try_take(memory_bytes)) else {
+            self.await_memory(consumer, memory_bytes);
+            return true;
+        };
         let chosen = &candidates[..count];
-        if cached.is_none() && self.reading_bytes > 0 && self.reading_bytes + bytes > READ_BYTES_MAX {
-            self.starved.push(id);
-            return false;
-        }
-        let lease_us = self.consumers.get_mut(consumer).expect("it is in line").lease_us;
         let leased = consume::lease(&self.state, subscription, chosen, lease_us, now);
         self.enact_lazily(&leased.events, now);
         self.schedule(id);
         self.consumers.rotate(id);
         match cached {
-            Some(messages) => self.deliver(consumer, id, leased.answer, messages, now),
+            Some(messages) => self.deliver(consumer, id, leased.answer, messages, memory, now),
             None => {
                 self.consumers.get_mut(consumer).expect("it is in line").reading = true;
-                let purpose = Purpose::Deliver { consumer, subscription: id, handed: leased.answer };
-                self.start_read(queue, chosen.to_vec(), room.bytes, bytes, purpose);
+                let room = room_within(&memory, count as u64, room.bytes);
+                let purpose = Purpose::Deliver { consumer, subscription: id, handed: leased.answer, memory };
+                self.start_read(queue, chosen.to_vec(), room, 0, purpose);
             }
         }
         true
     }
 
-    /// As many of the candidates as their bodies are likely to fit, at least one. Those that are not cached count as
-    /// the mean of their queue.
-    fn choose(&self, queue: QueueId, candidates: &[Offset], bytes_max: u64) -> Chosen {
+    /// Has a consumer wait for memory, out of its line.
+    fn await_memory(&mut self, id: ConsumerId, bytes: u64) {
+        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        let (outlet, done) = (consumer.outlet.clone(), self.reads_done.clone());
+        let waiting = tokio::spawn(async move {
+            let memory = outlet.wait(bytes).await;
+            // The receiver is gone only if the task has ended, and then nobody waits.
+            let _ = done.send(Done::Memory(id, memory));
+        });
+        consumer.memory = Memory::Awaited { _place: Place(waiting.abort_handle()) };
+    }
+
+    /// Serves a consumer that has waited for memory. What it has no use for any more is given back.
+    fn memory_came(&mut self, id: ConsumerId, memory: Permit, now: Now) {
+        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        consumer.memory = Memory::Granted(memory);
+        let subscription = consumer.subscription;
+        self.consumers.line_up_first(id);
+        self.serve(subscription, now);
+        if let Some(consumer) = self.consumers.get_mut(id) {
+            drop(consumer.take_granted());
+        }
+        self.mark(subscription);
+    }
+
+    /// As many of the candidates as are likely to fit, bodies and memory, at least one. Those that are not cached count
+    /// as the mean of their queue.
+    fn choose(&self, queue: QueueId, candidates: &[Offset], bytes_max: u64, memory_max: u64) -> Chosen {
         let mean = self.mean_bytes(queue);
-        let mut chosen = Chosen { count: 0, bytes: 0, cached: Some(Vec::new()) };
-        for offset in candidates {
+        let mut chosen = Chosen { count: 0, memory_bytes: 0, cached: Some(Vec::new()) };
+        let (mut bodies, mut bytes) = (0, 0);
+        for (offset, count) in candidates.iter().zip(1..) {
             let message = self.cache.get(queue, *offset);
-            let bytes = message.map_or(mean, |message| message.body.len() as u64);
-            if chosen.count > 0 && chosen.bytes + bytes > bytes_max {
+            bodies += message.map_or(mean, |message| message.body.len() as u64);
+            bytes += message.map_or(mean, StoredMessage::len);
+            let memory_bytes = memory_of(count, bytes);
+            let fits = bodies <= bytes_max && bytes <= BATCH_BYTES_MAX && memory_bytes <= memory_max;
+            if chosen.count > 0 && !fits {
                 break;
             }
             chosen.count += 1;
-            chosen.bytes += bytes;
+            chosen.memory_bytes = memory_bytes;
             match (message, &mut chosen.cached) {
                 (Some(message), Some(cached)) => cached.push(message.clone()),
                 _ => chosen.cached = None,
@@ -211,12 +256,12 @@ impl Shell {
         queue.map_or(1, |queue| queue.published_bytes / queue.next_offset.0.max(1)).max(1)
     }
 
-    /// Reads messages; `reserved` bytes are expected to come into memory.
+    /// Reads messages; `reserved` bytes are expected to come into memory that nobody has taken.
     pub(super) fn start_read(
         &mut self,
         queue: QueueId,
         offsets: Vec<Offset>,
-        bytes_max: u64,
+        room: ReadRoom,
         reserved: u64,
         purpose: Purpose,
     ) {
@@ -224,8 +269,8 @@ impl Shell {
         self.reading_bytes += reserved;
         let source = self.source();
         let done = self.reads_done.clone();
-        tokio::task::spawn_blocking(move || {
-            let found = reads::read(&source, &Wanted { queue, queue_uid, offsets, bytes_max });
+        self.readers.run(move || {
+            let found = reads::read(&source, &Wanted { queue, queue_uid, offsets, room });
             // The receiver is gone only if the task has ended, and then nobody waits.
             let _ = done.send(Done::Messages(ReadDone { queue, purpose, reserved, found }));
         });
@@ -240,30 +285,27 @@ impl Shell {
         self.reading_bytes -= match &done {
             Done::Messages(read) => read.reserved,
             Done::Refs(read) => read.reserved,
-            Done::Page(read) => read.reserved,
+            Done::Page(_) | Done::Memory(..) => 0,
         };
-        for id in std::mem::take(&mut self.starved) {
-            self.mark(id);
-        }
         self.recall_starved();
         match done {
             Done::Messages(read) => self.read_done(read, now),
             Done::Refs(read) => self.refs_done(read, now),
             Done::Page(read) => self.page_read(read),
+            Done::Memory(consumer, memory) => self.memory_came(consumer, memory, now),
         }
-        self.read_on_starved();
     }
 
     fn read_done(&mut self, done: ReadDone, now: Now) {
         let ReadDone { queue, purpose, found, .. } = done;
-        let Found { messages, mut damaged, missing } = found;
+        let Found { messages, mut damaged, missing, too_large } = found;
         let reclaimed = missing.as_ref().is_some_and(|(offset, _)| !self.must_be_there(queue, *offset));
         if let Some((offset, error)) = missing.filter(|_| !reclaimed) {
             tracing::error!(%queue, %offset, %error, "a message cannot be found");
             damaged.push(offset);
         }
         match purpose {
-            Purpose::Deliver { consumer, subscription, handed } => {
+            Purpose::Deliver { consumer, subscription, handed, memory } => {
                 if let Some(consumer) = self.consumers.get_mut(consumer) {
                     consumer.reading = false;
                 }
@@ -275,17 +317,28 @@ impl Shell {
                 }
                 let good = |handed: &Handed| !damaged.contains(&handed.offset);
                 let handed = handed.into_iter().filter(good).collect();
-                self.deliver(consumer, subscription, handed, messages, now);
-                self.consumers.line_up(consumer);
+                self.deliver(consumer, subscription, handed, messages, memory, now);
+                match too_large {
+                    Some(bytes) => self.await_memory(consumer, memory_of(1, bytes)),
+                    None => self.consumers.line_up(consumer),
+                }
                 self.mark(subscription);
             }
-            Purpose::Peek { peek, reply } if messages.is_empty() && reclaimed => {
-                self.start_peek(queue, peek, reply);
+            Purpose::Peek { peek, memory, reply, .. } if messages.is_empty() && reclaimed => {
+                self.start_peek(queue, peek, memory, reply);
             }
-            Purpose::Peek { reply, .. } => {
-                let result = match (messages.is_empty(), damaged.first()) {
-                    (true, Some(offset)) => Err(self.data_loss(queue, *offset)),
-                    _ => Ok(messages),
+            Purpose::Peek { peek, count, memory, reply } => {
+                let came = (messages.len() + damaged.len()) as u64;
+                let most = memory_of(count, peek.bytes_max);
+                let is_short = came < count && !reclaimed && memory.bytes() < most;
+                let result = match (too_large, damaged.first()) {
+                    (Some(bytes), _) => Ok(Fetched::TooLarge { memory_bytes: memory_of(1, bytes) }),
+                    // They are larger than the mean.
+                    (None, None) if is_short => {
+                        Ok(Fetched::TooLarge { memory_bytes: most.min(2 * memory.bytes()) })
+                    }
+                    (None, Some(offset)) if messages.is_empty() => Err(self.data_loss(queue, *offset)),
+                    _ => Ok(Fetched::Whole(held(messages, memory))),
                 };
                 self.commits.answer(Answer::new(reply, result));
             }
@@ -311,6 +364,7 @@ impl Shell {
         subscription: SubscriptionId,
         handed: Vec<Handed>,
         messages: Vec<StoredMessage>,
+        memory: Permit,
         now: Now,
     ) {
         let lease_us = self.consumers.get_mut(id).map_or(0, |consumer| consumer.lease_us);
@@ -337,7 +391,7 @@ impl Shell {
             deliveries.push((handed, Delivery { ack_id, attempt: handed.attempt, lease_us, message }));
         }
         if !deliveries.is_empty() {
-            unused.extend(self.hand_over(id, deliveries));
+            unused.extend(self.hand_over(id, deliveries, memory));
         }
         if let Some(subscription) = self.state.subscription(subscription)
             && !unused.is_empty()
@@ -349,15 +403,21 @@ impl Shell {
     }
 
     /// Sends deliveries; gives what nobody was there to take.
-    fn hand_over(&mut self, id: ConsumerId, deliveries: Vec<(Handed, Delivery)>) -> Vec<Handed> {
+    fn hand_over(
+        &mut self,
+        id: ConsumerId,
+        deliveries: Vec<(Handed, Delivery)>,
+        mut memory: Permit,
+    ) -> Vec<Handed> {
         let (handed, deliveries): (Vec<Handed>, Vec<Delivery>) = deliveries.into_iter().unzip();
+        memory.shrink_to(stored_memory(deliveries.iter().map(|delivery| &delivery.message)));
         let Some(consumer) = self.consumers.get_mut(id) else { return handed };
         if let ConsumerKind::Stream(stream) = &mut consumer.kind {
             let bytes: u64 = deliveries.iter().map(|delivery| delivery.message.body.len() as u64).sum();
             stream.messages = stream.messages.saturating_sub(deliveries.len() as u64);
             stream.bytes = stream.bytes.saturating_sub_unsigned(bytes);
             stream.untaken += 1;
-            if stream.sink.send(deliveries).is_ok() {
+            if stream.sink.send(Held { value: deliveries, memory: Some(memory) }).is_ok() {
                 return Vec::new();
             }
             self.consumers.remove(id);
@@ -368,7 +428,8 @@ impl Shell {
         let ConsumerKind::Pull { reply, .. } = consumer.kind else {
             unreachable!("streams are handled above")
         };
-        if reply.send(Ok(deliveries)).is_ok() { Vec::new() } else { handed }
+        let batch = Held { value: deliveries, memory: Some(memory) };
+        if reply.send(Ok(batch)).is_ok() { Vec::new() } else { handed }
     }
 
     /// Sets damaged messages aside for a while: loud, and out of the others' way.
@@ -400,24 +461,28 @@ impl Shell {
     pub(super) fn peek(
         &mut self,
         name: &QueueName,
-        from: Option<Offset>,
-        messages_max: u32,
-        bytes_max: u64,
-        reply: Reply<Vec<StoredMessage>>,
+        peek: Peek,
+        memory: Permit,
+        reply: Reply<Fetched<Vec<StoredMessage>>>,
     ) {
         let queue = match self.state.queue_named(name) {
             Ok(queue) => queue,
             Err(error) => return self.commits.answer(Answer::new(reply, Err(BrokerError::Rejected(error)))),
         };
-        if let Some(offset) = from.filter(|offset| *offset > queue.next_offset) {
+        if let Some(offset) = peek.from.filter(|offset| *offset > queue.next_offset) {
             let error = Reject::OffsetOutOfRange { queue: name.clone(), offset, next: queue.next_offset };
             return self.commits.answer(Answer::new(reply, Err(BrokerError::Rejected(error))));
         }
-        let peek = Peek { from, messages_max, bytes_max };
-        self.start_peek(queue.id, peek, reply);
+        self.start_peek(queue.id, peek, memory, reply);
     }
 
-    fn start_peek(&mut self, id: QueueId, peek: Peek, reply: Reply<Vec<StoredMessage>>) {
+    fn start_peek(
+        &mut self,
+        id: QueueId,
+        peek: Peek,
+        memory: Permit,
+        reply: Reply<Fetched<Vec<StoredMessage>>>,
+    ) {
         let Some(queue) = self.state.queue(id) else {
             return self.commits.answer(Answer::new(reply, Err(BrokerError::QueueDeleted)));
         };
@@ -425,19 +490,44 @@ impl Shell {
         let end = self.end(id).min(first.plus(peek.messages_max.into()));
         let offsets: Vec<Offset> = (first.0..end.0).map(Offset).collect();
         if offsets.is_empty() {
-            return self.commits.answer(Answer::new(reply, Ok(Vec::new())));
+            let none = Fetched::Whole(Held::free(Vec::new()));
+            return self.commits.answer(Answer::new(reply, Ok(none)));
         }
-        let mean = self.mean_bytes(id);
-        let reserved = (mean * offsets.len() as u64).min(peek.bytes_max.max(mean));
-        self.start_read(id, offsets, peek.bytes_max, reserved, Purpose::Peek { peek, reply });
+        let (mean, count) = (self.mean_bytes(id), offsets.len() as u64);
+        let memory_bytes = memory_of(count, (mean * count).min(peek.bytes_max.max(mean)));
+        if memory.bytes() < memory_bytes {
+            return self.commits.answer(Answer::new(reply, Ok(Fetched::TooLarge { memory_bytes })));
+        }
+        let room = room_within(&memory, count, peek.bytes_max);
+        self.start_read(id, offsets, room, 0, Purpose::Peek { peek, count, memory, reply });
     }
+}
+
+/// Room for `count` messages in memory that was taken.
+pub(super) fn room_within(memory: &Permit, count: u64, bytes_max: u64) -> ReadRoom {
+    ReadRoom {
+        bytes_max: bytes_max.min(bytes_within(memory.bytes(), count)),
+        first_max: bytes_within(memory.bytes(), 1),
+    }
+}
+
+/// Messages with the memory that they take; what was taken beyond it is given back.
+fn held(messages: Vec<StoredMessage>, mut memory: Permit) -> Held<Vec<StoredMessage>> {
+    memory.shrink_to(stored_memory(messages.iter()));
+    Held { value: messages, memory: Some(memory) }
+}
+
+/// The memory that messages take until their answer has gone.
+pub(super) fn stored_memory<'a>(messages: impl Iterator<Item = &'a StoredMessage>) -> u64 {
+    let (count, bytes) = messages.fold((0, 0), |(count, bytes), message| (count + 1, bytes + message.len()));
+    memory_of(count, bytes)
 }
 
 /// Candidates that are likely to fit.
 struct Chosen {
     count: usize,
-    /// Bytes to expect.
-    bytes: u64,
+    /// Memory to take.
+    memory_bytes: u64,
     /// All of them, if all are cached.
     cached: Option<Vec<StoredMessage>>,
 }

@@ -1,16 +1,58 @@
 //! Finding messages in the log and reading them, off the broker's thread.
+//!
+//! What is read for somebody outside has its memory taken before ([`crate::admission::Outflow`]); what the broker reads
+//! for itself is bounded by [`READ_BYTES_MAX`].
 
-use super::api::{ConsumerId, Reply, StoredMessage};
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::api::{ConsumerId, Fetched, Reply, StoredMessage};
 use super::follow::PageRead;
 use super::recall::RefsDone;
 use super::settle::JobId;
+use crate::admission::Permit;
 use crate::core::consume::Handed;
 use crate::core::settle::GivenUp;
 use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
-use crate::log::{Index, Piece, ReadError, ReadMessage, Reader, RunRead};
+use crate::log::{Index, Piece, ReadError, ReadMessage, ReadRoom, Reader, RunRead};
 
-/// Bytes that all reads under way may be about to bring into memory.
-pub const READ_BYTES_MAX: u64 = 32 << 20;
+/// Bytes that all reads of the broker's own may be about to bring into memory: dead letters and delays.
+pub const READ_BYTES_MAX: u64 = 8 << 20;
+
+/// Reads at one time. Each thread that reads keeps some of the memory that it used, so there are few.
+const READS_AT_ONCE: usize = 4;
+
+/// The threads that read, a few at a time; the rest waits in order.
+pub struct Readers(Arc<Semaphore>);
+
+impl Default for Readers {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(READS_AT_ONCE)))
+    }
+}
+
+impl Readers {
+    /// Reads on one of the threads.
+    pub fn run(&self, read: impl FnOnce() + Send + 'static) {
+        let read = |place: OwnedSemaphorePermit| {
+            move || {
+                read();
+                drop(place);
+            }
+        };
+        match self.0.clone().try_acquire_owned() {
+            Ok(place) => drop(tokio::task::spawn_blocking(read(place))),
+            Err(_) => {
+                let places = self.0.clone();
+                tokio::spawn(async move {
+                    let place = places.acquire_owned().await.expect("the semaphore is never closed");
+                    drop(tokio::task::spawn_blocking(read(place)));
+                });
+            }
+        }
+    }
+}
 
 /// Where messages are found and read.
 pub struct Source {
@@ -24,14 +66,13 @@ pub struct Wanted {
     pub queue_uid: Uid,
     /// Ascending, at least one.
     pub offsets: Vec<Offset>,
-    /// Stop before a message beyond these bytes, metadata and bodies, unless it is the first.
-    pub bytes_max: u64,
+    pub room: ReadRoom,
 }
 
 /// Why a read was made.
 pub enum Purpose {
-    Deliver { consumer: ConsumerId, subscription: SubscriptionId, handed: Vec<Handed> },
-    Peek { peek: Peek, reply: Reply<Vec<StoredMessage>> },
+    Deliver { consumer: ConsumerId, subscription: SubscriptionId, handed: Vec<Handed>, memory: Permit },
+    Peek { peek: Peek, count: u64, memory: Permit, reply: Reply<Fetched<Vec<StoredMessage>>> },
     DeadLetter { job: JobId, slot: usize },
     GiveUp { subscription: SubscriptionId, given_up: Vec<GivenUp> },
 }
@@ -49,13 +90,15 @@ pub enum Done {
     Messages(ReadDone),
     Refs(RefsDone),
     Page(PageRead),
+    /// A consumer that waited for memory has it.
+    Memory(ConsumerId, Permit),
 }
 
 /// A finished read of messages.
 pub struct ReadDone {
     pub queue: QueueId,
     pub purpose: Purpose,
-    /// Bytes that were reserved for it.
+    /// Bytes that were reserved for it, if it is the broker's own.
     pub reserved: u64,
     pub found: Found,
 }
@@ -70,11 +113,13 @@ pub struct Found {
     /// A message that the log does not have: lost if it still waits, else its space was given back meanwhile. None
     /// behind it was looked for.
     pub missing: Option<(Offset, ReadError)>,
+    /// Bytes of the first message, if there was no room for it: then none was read.
+    pub too_large: Option<u64>,
 }
 
 /// Reads what is wanted. If a segment has gone between finding and reading, its messages are looked for once more.
 pub fn read(source: &Source, wanted: &Wanted) -> Found {
-    let mut reading = Reading { source, wanted, left: wanted.bytes_max, found: Found::default() };
+    let mut reading = Reading { source, wanted, left: wanted.room.bytes_max, found: Found::default() };
     if let Some(rest) = reading.pass(&wanted.offsets, true) {
         reading.pass(rest, false);
     }
@@ -101,7 +146,7 @@ impl<'a> Reading<'a> {
         };
         let mut rest = offsets;
         let mut reading = self.source.reader.read_plan(&plan);
-        while let Some((piece, run)) = reading.next(self.left) {
+        while let Some((piece, run)) = reading.next(self.room()) {
             match run {
                 Ok(run) => {
                     if !self.take(run, piece) {
@@ -116,6 +161,14 @@ impl<'a> Reading<'a> {
         None
     }
 
+    /// For the next piece.
+    fn room(&self) -> ReadRoom {
+        match self.found.messages.is_empty() {
+            true => ReadRoom { bytes_max: self.left, ..self.wanted.room },
+            false => ReadRoom { bytes_max: self.left, first_max: self.left },
+        }
+    }
+
     /// Takes what was read of a piece; whether there is room for more.
     fn take(&mut self, run: RunRead, piece: &Piece) -> bool {
         let queue = self.wanted.queue;
@@ -123,10 +176,10 @@ impl<'a> Reading<'a> {
             tracing::error!(%queue, %offset, location = ?piece.location, "a message fails its checksum");
         }
         self.found.damaged.extend(run.damaged);
-        let bytes: u64 = run.messages.iter().map(|m| (m.meta.len() + m.body.len()) as u64).sum();
-        if bytes > self.left && !self.found.messages.is_empty() {
-            return false;
+        if self.found.messages.is_empty() {
+            self.found.too_large = run.too_large;
         }
+        let bytes: u64 = run.messages.iter().map(|m| (m.meta.len() + m.body.len()) as u64).sum();
         self.left = self.left.saturating_sub(bytes);
         let queue_uid = self.wanted.queue_uid;
         self.found.messages.extend(run.messages.into_iter().map(|message| stored(queue_uid, message)));

@@ -143,7 +143,7 @@ impl Shell {
         }
         self.reading_bytes += reserved;
         let (source, done) = (self.source(), self.reads_done.clone());
-        tokio::task::spawn_blocking(move || {
+        self.readers.run(move || {
             let found = wanted.read(&source, id);
             // The receiver is gone only if the task has ended, and then nobody waits.
             let _ = done.send(Done::Refs(RefsDone { subscription: id, reserved, found }));

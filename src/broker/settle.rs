@@ -123,7 +123,8 @@ impl Shell {
         for (slot, offset) in slots {
             let queue = self.state.subscription(subscription).expect("decided on just now").queue;
             let reserved = self.mean_bytes(queue);
-            self.start_read(queue, vec![offset], u64::MAX, reserved, Purpose::DeadLetter { job: id, slot });
+            let purpose = Purpose::DeadLetter { job: id, slot };
+            self.start_read(queue, vec![offset], u64::MAX.into(), reserved, purpose);
         }
         self.finish_job(id);
     }

@@ -14,7 +14,7 @@ use super::checkpoints::Checkpoints;
 use super::commits::{Answer, Commits};
 use super::consumers::Consumers;
 use super::follow::Follows;
-use super::reads::Done;
+use super::reads::{Done, Peek, Readers};
 use super::recall::Recalls;
 use super::settle::Jobs;
 use super::timers::{Key, Timers};
@@ -46,9 +46,9 @@ pub struct Shell {
     /// Subscriptions that may have something for someone; each once.
     pub(super) dirty: VecDeque<SubscriptionId>,
     pub(super) is_dirty: FxHashSet<SubscriptionId>,
-    /// Subscriptions that wait for room among the reads.
-    pub(super) starved: Vec<SubscriptionId>,
+    /// Of the broker's own reads under way.
     pub(super) reading_bytes: u64,
+    pub(super) readers: Readers,
     pub(super) reads_done: mpsc::UnboundedSender<Done>,
     pub(super) recalls: Recalls,
     pub(super) follows: Follows,
@@ -177,8 +177,8 @@ impl Shell {
             Request::Resume { target, reply } => self.resume(&target, now, reply),
             Request::Locate { queue, time_us, reply } => self.locate(&queue, time_us, reply),
             Request::PublishAll { publishes, reply } => self.publish_all(publishes, now, reply),
-            Request::Pull { consumer, name, options, reply } => {
-                self.pull(consumer, &name, options, now, reply)
+            Request::Pull { consumer, name, options, outlet, reply } => {
+                self.pull(consumer, &name, options, outlet, now, reply);
             }
             Request::Subscribe { consumer, name, options, reply } => {
                 self.subscribe(consumer, &name, options, reply);
@@ -190,11 +190,11 @@ impl Shell {
             Request::Extend { name, ack_ids, lease_us, reply } => {
                 self.extend(&name, &ack_ids, lease_us, now, reply);
             }
-            Request::Peek { queue, from, messages_max, bytes_max, reply } => {
-                self.peek(&queue, from, messages_max, bytes_max, reply);
+            Request::Peek { queue, from, messages_max, bytes_max, memory, reply } => {
+                self.peek(&queue, Peek { from, messages_max, bytes_max }, memory, reply);
             }
             Request::Follow { queue, from, reply } => self.follow(&queue, from, reply),
-            Request::ReadOn { queue, from, reply } => self.read_on(queue, from, reply),
+            Request::ReadOn { queue, from, memory, reply } => self.read_on(queue, from, memory, reply),
             Request::Purge { queue, end, reply } => self.purge(&queue, end, now, reply),
             Request::Cancel { queue, queue_uid, offset, reply } => {
                 let decision = remove::cancel(&self.state, &queue, queue_uid, offset);

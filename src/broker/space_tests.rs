@@ -39,7 +39,8 @@ impl Running {
     async fn pull(&self) -> Vec<Delivery> {
         let options =
             PullOptions { messages_max: 10, bytes_max: 1 << 20, wait: Duration::ZERO, lease_us: None };
-        self.broker.pull(subscription(), options).await.unwrap()
+        let outlet = crate::admission::Outflow::default().outlet();
+        self.broker.pull(subscription(), options, outlet).await.unwrap().value
     }
 
     async fn ack(&self, ack_id: String) -> Result<Vec<Settled>, BrokerError> {

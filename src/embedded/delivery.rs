@@ -152,7 +152,7 @@ fn error_text(text: &str) -> Result<String, Error> {
 pub struct Deliveries {
     subscription: Subscription,
     consumer: Consumer,
-    batches: mpsc::UnboundedReceiver<Vec<api::Delivery>>,
+    batches: mpsc::UnboundedReceiver<api::DeliveryBatch>,
     ready: VecDeque<api::Delivery>,
     prefetch: u64,
     /// Messages that the broker may send and that were not given out yet.
@@ -173,7 +173,7 @@ impl Deliveries {
     pub(super) fn new(
         subscription: Subscription,
         consumer: Consumer,
-        batches: mpsc::UnboundedReceiver<Vec<api::Delivery>>,
+        batches: mpsc::UnboundedReceiver<api::DeliveryBatch>,
         prefetch: u32,
     ) -> Self {
         let (ready, prefetch) = (VecDeque::new(), prefetch.into());
@@ -200,7 +200,8 @@ impl Deliveries {
         while self.ready.is_empty() {
             let Some(batch) = ready!(self.batches.poll_recv(cx)) else { return Poll::Ready(None) };
             self.consumer.taken();
-            self.ready = batch.into();
+            // What is taken from here on is the caller's, and counts no more.
+            self.ready = batch.value.into();
         }
         Poll::Ready(self.ready.pop_front())
     }
@@ -248,7 +249,7 @@ impl Drop for Deliveries {
         self.batches.close();
         let mut unseen: Vec<api::Delivery> = std::mem::take(&mut self.ready).into();
         while let Ok(batch) = self.batches.try_recv() {
-            unseen.extend(batch);
+            unseen.extend(batch.value);
         }
         if !unseen.is_empty() {
             let Subscription { shared, name } = &self.subscription;

@@ -7,7 +7,8 @@
 //!    server too. A second [`Forebay::open`] fails and names the holder.
 //! 3. The broker has a thread and a small runtime of its own. The calls work on any executor, and a caller who blocks
 //!    holds up nobody else.
-//! 4. Memory is bounded: bodies wait on disk; publishes without an answer hold at most 64 MiB, further ones wait.
+//! 4. Memory is bounded: bodies wait on disk; publishes without an answer hold at most 64 MiB, messages that were read
+//!    and not given out 24 MiB; further ones wait.
 //! 5. At least once: a delivery that is not ended comes again when its lease does, here or after a restart.
 //! 6. After the first failed write or sync every call fails with [`Error::Stopped`]. Drop everything and open again:
 //!    what was reported is there.
@@ -40,7 +41,7 @@ pub use crate::log::{Damage, Torn};
 pub use crate::record::bounds::OutOfBounds;
 pub use crate::record::meta::{DeadLetter, DeadLetterReason};
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Outflow};
 use crate::broker::Opened;
 use crate::broker::api::{Broker, BrokerError};
 use crate::core::types::QueueConfig;
@@ -122,6 +123,7 @@ pub struct Recovery {
 struct Shared {
     broker: Broker,
     admission: Admission,
+    outflow: Outflow,
     closing: AtomicBool,
 }
 
@@ -148,7 +150,12 @@ impl Forebay {
         thread.spawn(move || run(&data_dir, opened, end)).map_err(OpenError::Thread)?;
         let (broker, recovery) = opening.await.map_err(|_| OpenError::Panicked)??;
         let admission = Admission::new(PUBLISH_BUDGET_BYTES, REQUEST_BYTES_MAX as u64);
-        let shared = Arc::new(Shared { broker, admission, closing: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            broker,
+            admission,
+            outflow: Outflow::default(),
+            closing: AtomicBool::new(false),
+        });
         Ok(Self { shared, recovery, ended })
     }
 

@@ -37,8 +37,10 @@ impl Subscription {
     pub async fn pull(&self, most: u32, wait: Duration) -> Result<Vec<Delivery>, Error> {
         let messages_max = most.clamp(1, PULL_MESSAGES_MAX);
         let options = PullOptions { messages_max, bytes_max: PULL_BYTES_MAX, wait, lease_us: None };
-        let pulled = self.shared.broker.pull(self.name.clone(), options).await;
-        let pulled = pulled.map_err(|error| self.shared.error(error))?;
+        let outlet = self.shared.outflow.outlet();
+        let pulled = self.shared.broker.pull(self.name.clone(), options, outlet).await;
+        // What is given out is the caller's, and counts no more.
+        let pulled = pulled.map_err(|error| self.shared.error(error))?.value;
         pulled.into_iter().map(|delivery| Delivery::new(&self.shared, &self.name, delivery)).collect()
     }
 
@@ -51,7 +53,8 @@ impl Subscription {
     /// [`Error::Refused`] if the subscription does not exist; [`Error::Closed`]; [`Error::Stopped`].
     pub async fn subscribe(&self, prefetch: u32) -> Result<Deliveries, Error> {
         let (sink, batches) = mpsc::unbounded_channel();
-        let options = SubscribeOptions { lease_us: None, sink };
+        let outlet = self.shared.outflow.outlet();
+        let options = SubscribeOptions { lease_us: None, outlet, sink };
         let opened = self.shared.broker.subscribe(self.name.clone(), options).await;
         let consumer = opened.map_err(|error| self.shared.error(error))?;
         Ok(Deliveries::new(self.clone(), consumer, batches, prefetch))

@@ -92,7 +92,7 @@ pub use error::{FrameFault, LogError, ReplayError};
 pub use index::{Index, IndexState, Piece, Plan};
 pub use keeper::{Checkpoint, Live};
 pub use open::open;
-pub use reader::{PlanRead, ReadError, ReadMessage, Reader, RunRead};
+pub use reader::{PlanRead, ReadError, ReadMessage, ReadRoom, Reader, RunRead};
 pub use salvage::Damage;
 pub use system::{SegmentAdded, ServerStarted};
 pub use tail::Room;

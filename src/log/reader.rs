@@ -2,7 +2,10 @@
 //!
 //! A run's head comes first, with as much behind it as one small read brings; a second read fetches what is missing
 //! of the messages that are wanted. Small runs that lie one behind the other, as the backlog of a queue does in a
-//! packed segment, are brought by one read. Messages share the buffer they were read into.
+//! packed segment, are brought by one read. Messages share the buffer they were read into, unless they are less than
+//! half of it: then they are copied, so that what is kept of a read is at most twice what was wanted.
+//!
+//! How large a message is lies in its run's head, so one that is too large for its reader is told before it is read.
 
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
@@ -55,6 +58,22 @@ pub struct ReadMessage {
     pub body: Bytes,
 }
 
+/// How much may be read, metadata and bodies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadRoom {
+    /// Stop before a message that would exceed this, unless it is the first.
+    pub bytes_max: u64,
+    /// Not even the first message may have more bytes than this.
+    pub first_max: u64,
+}
+
+impl From<u64> for ReadRoom {
+    /// Up to this many bytes, or one message.
+    fn from(bytes_max: u64) -> Self {
+        Self { bytes_max, first_max: u64::MAX }
+    }
+}
+
 /// What was read of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunRead {
@@ -67,6 +86,8 @@ pub struct RunRead {
     pub damaged: Vec<Offset>,
     /// Nothing that was asked for is left out for its size.
     pub complete: bool,
+    /// Bytes of the first message, if that is too large: then none was read.
+    pub too_large: Option<u64>,
 }
 
 /// Why a run could not be read at all.
@@ -119,18 +140,18 @@ impl Reader {
         self.inner.file(segment)
     }
 
-    /// Reads `count` messages of the run at `location`, or as many as there are, from its message `first` on. Stops
-    /// before a message that would exceed `bytes_max` (metadata and bodies), unless it is the only one.
+    /// Reads `count` messages of the run at `location`, or as many as there are, from its message `first` on, as far
+    /// as there is room.
     pub fn read(
         &self,
         location: Location,
         first: u32,
         count: u32,
-        bytes_max: u64,
+        room: impl Into<ReadRoom>,
     ) -> Result<RunRead, ReadError> {
         let file = self.inner.file(location.segment)?;
         let head = Bytes::from(read_head(&*file, location)?);
-        read_run(&*file, location, head, first, count, bytes_max)
+        read_run(&*file, location, head, first, count, room.into())
     }
 
     /// Reads what is planned, piece by piece.
@@ -172,14 +193,14 @@ impl Together {
 
 impl<'a> PlanRead<'a> {
     /// Reads the next piece like [`Reader::read`]; none behind the last.
-    pub fn next(&mut self, bytes_max: u64) -> Option<(&'a Piece, Result<RunRead, ReadError>)> {
+    pub fn next(&mut self, room: impl Into<ReadRoom>) -> Option<(&'a Piece, Result<RunRead, ReadError>)> {
         let piece = self.rest.first()?;
-        let read = self.read(piece, bytes_max).and_then(|read| the_one(piece, read));
+        let read = self.read(piece, room.into()).and_then(|read| the_one(piece, read));
         self.rest = &self.rest[1..];
         Some((piece, read))
     }
 
-    fn read(&mut self, piece: &Piece, bytes_max: u64) -> Result<RunRead, ReadError> {
+    fn read(&mut self, piece: &Piece, room: ReadRoom) -> Result<RunRead, ReadError> {
         let Piece { location, first, count, .. } = *piece;
         if self.together.as_ref().is_none_or(|together| together.get(location).is_none()) {
             let near = count_together(self.rest);
@@ -188,9 +209,9 @@ impl<'a> PlanRead<'a> {
         }
         let record = self.together.as_ref().and_then(|together| together.get(location));
         // Also where they cannot be read together: that may be the fault of one of them.
-        let Some(record) = record else { return self.reader.read(location, first, count, bytes_max) };
+        let Some(record) = record else { return self.reader.read(location, first, count, room) };
         let file = self.reader.inner.file(location.segment)?;
-        read_run(&*file, location, record, first, count, bytes_max)
+        read_run(&*file, location, record, first, count, room)
     }
 }
 
@@ -223,7 +244,7 @@ fn read_run(
     buffer: Bytes,
     first: u32,
     count: u32,
-    bytes_max: u64,
+    room: ReadRoom,
 ) -> Result<RunRead, ReadError> {
     let head = RecordHead::decode(&buffer).map_err(|why| damaged(location, why))?;
     if head.length != location.length {
@@ -234,16 +255,20 @@ fn read_run(
     if first >= run.count {
         return Err(ReadError::OutOfRun { segment, position, first, count: run.count });
     }
-    let (wanted, complete) = choose(&run, first, count, bytes_max);
+    let Chosen { wanted, complete, too_large } = choose(&run, first, count, room);
     let first_offset = head.offset.plus(u64::from(first));
-    let mut read =
-        RunRead { queue: head.queue, first_offset, messages: Vec::new(), damaged: Vec::new(), complete };
+    let (messages, damaged) = (Vec::new(), Vec::new());
+    let mut read = RunRead { queue: head.queue, first_offset, messages, damaged, complete, too_large };
     let (lane, publish_time_us) = (run.lane, run.publish_time_us);
     let Some(span) = span(&wanted) else { return Ok(read) };
+    let wanted_len = (span.1 - span.0) as usize;
     let (bytes, start) = if span.1 as usize <= buffer.len() {
-        (buffer.clone(), 0)
+        match 2 * wanted_len < buffer.len() {
+            true => (Bytes::copy_from_slice(&buffer[span.0 as usize..span.1 as usize]), span.0),
+            false => (buffer.clone(), 0),
+        }
     } else {
-        let mut messages = vec![0; (span.1 - span.0) as usize];
+        let mut messages = vec![0; wanted_len];
         file.read_at(&mut messages, position + u64::from(span.0))?;
         (Bytes::from(messages), span.0)
     };
@@ -297,18 +322,30 @@ fn read_head(file: &dyn DiskFile, location: Location) -> Result<Vec<u8>, ReadErr
     Ok(buffer)
 }
 
-/// The messages to read, and whether that is all that was asked for.
-fn choose(run: &RunHead<'_>, first: u32, count: u32, bytes_max: u64) -> (Vec<RunEntry>, bool) {
-    let mut chosen = Vec::new();
+/// The messages to read of a run.
+struct Chosen {
+    wanted: Vec<RunEntry>,
+    /// They are all that was asked for.
+    complete: bool,
+    /// Bytes of the first one, if it is too large.
+    too_large: Option<u64>,
+}
+
+fn choose(run: &RunHead<'_>, first: u32, count: u32, room: ReadRoom) -> Chosen {
+    let mut chosen = Chosen { wanted: Vec::new(), complete: true, too_large: None };
     let mut bytes = 0;
     for entry in run.entries().skip(first as usize).take(count as usize) {
-        bytes += u64::from(entry.len());
-        if bytes > bytes_max && !chosen.is_empty() {
-            return (chosen, false);
+        let more = u64::from(entry.len());
+        bytes += more;
+        if chosen.wanted.is_empty() && more > room.first_max {
+            return Chosen { complete: false, too_large: Some(more), ..chosen };
         }
-        chosen.push(entry);
+        if bytes > room.bytes_max && !chosen.wanted.is_empty() {
+            return Chosen { complete: false, ..chosen };
+        }
+        chosen.wanted.push(entry);
     }
-    (chosen, true)
+    chosen
 }
 
 /// From the first byte of the first message to behind the last.

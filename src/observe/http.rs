@@ -11,7 +11,7 @@ use axum::routing::get;
 
 use super::metrics::Metrics;
 use super::readiness::{Phase, Readiness};
-use crate::admission::Admission;
+use crate::admission::{Admission, Outflow};
 use crate::broker::api::Broker;
 
 /// How long a scrape waits for the broker's figures.
@@ -23,6 +23,7 @@ const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub struct Sources {
     pub broker: Broker,
     pub admission: Admission,
+    pub outflow: Outflow,
     pub metrics: Metrics,
     pub readiness: Readiness,
 }
@@ -39,7 +40,10 @@ pub fn router(sources: Sources) -> Router {
 async fn show_metrics(State(sources): State<Sources>) -> impl IntoResponse {
     let stats = tokio::time::timeout(STATS_WAIT, sources.broker.server_stats()).await;
     let stats = stats.ok().and_then(Result::ok);
-    ([(header::CONTENT_TYPE, PROMETHEUS_TEXT)], sources.metrics.render(stats, &sources.admission))
+    (
+        [(header::CONTENT_TYPE, PROMETHEUS_TEXT)],
+        sources.metrics.render(stats, &sources.admission, &sources.outflow),
+    )
 }
 
 async fn ready(State(sources): State<Sources>) -> impl IntoResponse {

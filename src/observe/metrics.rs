@@ -14,7 +14,7 @@ use metrics::{
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::space::SpaceFigures;
-use crate::admission::Admission;
+use crate::admission::{Admission, Outflow};
 use crate::broker::api::ServerStats;
 
 /// Upper bounds of call durations, seconds.
@@ -35,6 +35,9 @@ pub struct Metrics {
 struct ServerFigures {
     admitted_bytes: Gauge,
     budget_bytes: Gauge,
+    outflow_bytes: Gauge,
+    outflow_budget_bytes: Gauge,
+    readers_cut: Counter,
     up: Gauge,
     queues: Gauge,
     subscriptions: Gauge,
@@ -84,10 +87,13 @@ impl Metrics {
     }
 
     /// All metrics as text; `stats` are the broker's figures, none if it did not answer.
-    pub fn render(&self, stats: Option<ServerStats>, admission: &Admission) -> String {
+    pub fn render(&self, stats: Option<ServerStats>, admission: &Admission, outflow: &Outflow) -> String {
         self.server.set(stats);
         self.server.admitted_bytes.set(admission.used_bytes() as f64);
         self.server.budget_bytes.set(admission.budget_bytes() as f64);
+        self.server.outflow_bytes.set(outflow.used_bytes() as f64);
+        self.server.outflow_budget_bytes.set(outflow.budget_bytes() as f64);
+        self.server.readers_cut.absolute(outflow.cuts());
         self.handle.render()
     }
 
@@ -143,6 +149,18 @@ impl ServerFigures {
                 "Memory that requests under way have taken from the budget, bytes",
             ),
             budget_bytes: described_gauge("forebay_admission_budget_bytes", "The budget for requests, bytes"),
+            outflow_bytes: described_gauge(
+                "forebay_outflow_used_bytes",
+                "Memory of messages that were read for somebody and have not gone out, bytes",
+            ),
+            outflow_budget_bytes: described_gauge(
+                "forebay_outflow_budget_bytes",
+                "The budget for messages that go out, bytes",
+            ),
+            readers_cut: described_counter(
+                "forebay_outflow_readers_cut_total",
+                "Answers that were cut off since the start, because they were not read while others waited for memory",
+            ),
             up: described_gauge("forebay_broker_up", "1 if the broker answered this scrape, else 0"),
             queues: described_gauge("forebay_queues", "Queues"),
             subscriptions: described_gauge("forebay_subscriptions", "Subscriptions over all queues"),
@@ -228,12 +246,15 @@ mod tests {
     fn figures_are_rendered_with_help() {
         let metrics = Metrics::default();
         let stats = ServerStats { queues: 3, log_bytes: 67_108_864, commits: 9, ..ServerStats::default() };
-        let text = metrics.render(Some(stats), &Admission::new(1 << 20, 0));
+        let text = metrics.render(Some(stats), &Admission::new(1 << 20, 0), &Outflow::new(2 << 20));
         for line in [
             "# HELP forebay_queues Queues",
             "forebay_broker_up 1",
             "forebay_admission_used_bytes 0",
             "forebay_admission_budget_bytes 1048576",
+            "forebay_outflow_used_bytes 0",
+            "forebay_outflow_budget_bytes 2097152",
+            "forebay_outflow_readers_cut_total 0",
             "forebay_queues 3",
             "forebay_log_bytes 67108864",
             "# TYPE forebay_log_commits_total counter",
@@ -243,7 +264,7 @@ mod tests {
         }
         assert!(
             metrics
-                .render(None, &Admission::new(1 << 20, 0))
+                .render(None, &Admission::new(1 << 20, 0), &Outflow::default())
                 .lines()
                 .any(|line| line == "forebay_broker_up 0")
         );

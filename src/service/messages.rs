@@ -1,16 +1,16 @@
 //! `MessageService`: publishing, delivery and its ending. Streams of deliveries are in [`super::subscribe`],
 //! those that only read in [`super::tail`].
 
-use std::pin::Pin;
 use std::time::Duration;
 
-use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::admit_stream::Permits;
 use super::check::{self, not_built};
+use super::outgoing::{self, Answers};
 use super::status::Refusal;
 use super::{Shared, ending, message, publish_stream, rpc_not_built, subscribe, tail, time, token};
+use crate::admission::Held;
 use crate::broker::api::{BrokerError, Published, PullOptions};
 use crate::broker::pipeline::Publish;
 use crate::clock;
@@ -26,9 +26,6 @@ use crate::proto::v1::*;
 pub struct Messages {
     pub(super) shared: Shared,
 }
-
-/// A stream of answers.
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The name that was checked last: requests of one stream mostly name one queue.
 #[derive(Debug, Default)]
@@ -118,13 +115,12 @@ impl MessageService for Messages {
         let request = request.into_inner();
         let name = check::subscription_name("subscription", &request.subscription)?;
         let options = pull_options(&request, timeout)?;
-        let deliveries = self.shared.broker.pull(name.clone(), options).await?;
+        let outlet = self.shared.outflow.outlet();
+        let Held { value, memory } = self.shared.broker.pull(name.clone(), options, outlet.clone()).await?;
         let now_us = clock::wall_us();
-        let messages: Result<_, Status> = deliveries
-            .into_iter()
-            .map(|delivery| message::to_deliver(&name.queue, delivery, now_us))
-            .collect();
-        Ok(Response::new(PullResponse { messages: messages? }))
+        let show = |delivery| message::to_deliver(&name.queue, delivery, now_us);
+        let messages = value.into_iter().map(show).collect::<Result<_, Status>>()?;
+        Ok(outgoing::call(Held { value: PullResponse { messages }, memory }, outlet))
     }
 
     type SubscribeStream = Answers<SubscribeResponse>;
@@ -133,8 +129,9 @@ impl MessageService for Messages {
         &self,
         request: Request<Streaming<SubscribeRequest>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let answers = subscribe::open(self.shared.clone(), request.into_inner());
-        Ok(Response::new(Box::pin(answers)))
+        let outlet = self.shared.outflow.outlet();
+        let answers = subscribe::open(self.shared.clone(), outlet.clone(), request.into_inner());
+        Ok(outgoing::stream(answers, outlet))
     }
 
     async fn acknowledge(
@@ -181,31 +178,36 @@ impl MessageService for Messages {
         let (messages_max, bytes_max) =
             (check::messages_max(request.max_messages), check::bytes_max(request.max_bytes));
         let from = request.from_offset.map(Offset);
-        let stored = self.shared.broker.peek(queue.clone(), from, messages_max, bytes_max).await?;
-        let messages: Result<_, Status> =
-            stored.into_iter().map(|stored| message::to_show(&queue, stored)).collect();
-        Ok(Response::new(PeekResponse { messages: messages? }))
+        let (broker, outlet) = (&self.shared.broker, self.shared.outflow.outlet());
+        let Held { value, memory } =
+            broker.peek(queue.clone(), from, messages_max, bytes_max, &outlet).await?;
+        let show = |stored| message::to_show(&queue, stored);
+        let messages = value.into_iter().map(show).collect::<Result<_, Status>>()?;
+        Ok(outgoing::call(Held { value: PeekResponse { messages }, memory }, outlet))
     }
 
     type TailStream = Answers<TailResponse>;
 
     async fn tail(&self, request: Request<TailRequest>) -> Result<Response<Self::TailStream>, Status> {
-        let answers = tail::open(self.shared.clone(), request.into_inner()).await?;
-        Ok(Response::new(Box::pin(answers)))
+        let outlet = self.shared.outflow.outlet();
+        let answers = tail::open(self.shared.clone(), outlet.clone(), request.into_inner()).await?;
+        Ok(outgoing::stream(answers, outlet))
     }
 
     async fn get_message(&self, request: Request<GetMessageRequest>) -> Result<Response<Message>, Status> {
         let request = request.into_inner();
         let queue = check::queue_name("queue", &request.queue)?;
         let (uid, offset) = token::parse_message_id("message_id", &request.message_id)?;
-        let found = match self.shared.broker.peek(queue.clone(), Some(offset), 1, BODY_BYTES_MAX as u64).await
-        {
-            Err(BrokerError::Rejected(Reject::OffsetOutOfRange { .. })) => Vec::new(),
-            found => found?,
+        let (broker, outlet) = (&self.shared.broker, self.shared.outflow.outlet());
+        let peeked = broker.peek(queue.clone(), Some(offset), 1, BODY_BYTES_MAX as u64, &outlet).await;
+        let Held { value, memory } = match peeked {
+            Err(BrokerError::Rejected(Reject::OffsetOutOfRange { .. })) => Held::free(Vec::new()),
+            peeked => peeked?,
         };
-        let found = found.into_iter().find(|stored| (stored.queue_uid, stored.offset) == (uid, offset));
+        let found = value.into_iter().find(|stored| (stored.queue_uid, stored.offset) == (uid, offset));
         let missing = || BrokerError::from(Reject::MessageNotFound { queue: queue.clone(), offset });
-        Ok(Response::new(message::to_show(&queue, found.ok_or_else(missing)?)?))
+        let value = message::to_show(&queue, found.ok_or_else(missing)?)?;
+        Ok(outgoing::call(Held { value, memory }, outlet))
     }
 
     async fn cancel_message(

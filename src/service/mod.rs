@@ -16,6 +16,7 @@ mod ending;
 mod explain;
 pub(crate) mod message;
 mod messages;
+mod outgoing;
 mod publish_stream;
 mod queues;
 pub mod server;
@@ -30,7 +31,7 @@ use std::sync::Arc;
 
 use tonic::{Response, Status};
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Outflow};
 use crate::broker::api::Broker;
 use crate::ids::Uid;
 use crate::observe::readiness::Readiness;
@@ -53,6 +54,7 @@ pub struct Identity {
 struct Shared {
     broker: Broker,
     admission: Admission,
+    outflow: Outflow,
     readiness: Readiness,
     identity: Arc<Identity>,
 }

@@ -9,6 +9,7 @@
 //! | frame | 1 MiB | fewer copies and wakeups for large bodies |
 //! | window of a stream, of a connection | 4 MiB, 16 MiB | what a sender may have under way unread |
 //! | decoded request | 9 MiB | the largest publish and its envelope |
+//! | send buffer of a stream | 128 KiB | 400 KiB by default; answers with messages have less, see [`super::outgoing`] |
 //! | keepalive | 30 s, answered within 20 s | dead peers go; a silent new connection goes after 10 s |
 //!
 //! There is no greatest age of a connection: delivery streams live long, and to cut them would only move load about.
@@ -33,7 +34,7 @@ use super::edge::{Edge, Services};
 use super::messages::Messages;
 use super::queues::Queues;
 use super::{Identity, Shared};
-use crate::admission::Admission;
+use crate::admission::{Admission, Outflow};
 use crate::broker::api::Broker;
 use crate::limits::REQUEST_BYTES_MAX;
 use crate::observe::http::{Sources, router};
@@ -52,6 +53,7 @@ const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
 const FRAME_BYTES_MAX: u32 = 1 << 20;
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+const SEND_BUFFER_BYTES_MAX: usize = 128 << 10;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long connections may take to end after the shutdown has begun.
@@ -62,6 +64,7 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 pub struct Parts {
     pub broker: Broker,
     pub admission: Admission,
+    pub outflow: Outflow,
     pub metrics: Metrics,
     /// Set to `Ready` by the caller when the broker has recovered; set to `Draining` here at the shutdown.
     pub readiness: Readiness,
@@ -97,6 +100,7 @@ pub async fn serve(
         router(Sources {
             broker: parts.broker.clone(),
             admission: parts.admission.clone(),
+            outflow: parts.outflow.clone(),
             metrics: parts.metrics.clone(),
             readiness: parts.readiness.clone(),
         }),
@@ -125,6 +129,7 @@ fn http2() -> http2::Builder<TokioExecutor> {
         .max_frame_size(FRAME_BYTES_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
     http2
@@ -135,6 +140,7 @@ fn services(parts: &Parts, others: RoutesBuilder) -> Services {
     let shared = Shared {
         broker: parts.broker.clone(),
         admission: parts.admission.clone(),
+        outflow: parts.outflow.clone(),
         readiness: parts.readiness.clone(),
         identity: Arc::new(parts.identity),
     };

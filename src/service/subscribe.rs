@@ -1,8 +1,8 @@
 //! One `Subscribe` stream.
 //!
 //! 1. The first request is Open, within [`OPEN_WAIT`]; there is no second one.
-//! 2. Deliveries wait for credit at the broker, never here: what is buffered for a consumer is bounded by the credit
-//!    that it gave.
+//! 2. Deliveries wait for credit and for memory at the broker, never here: what is buffered for a consumer is bounded by
+//!    the credit that it gave, and counts in the memory budget until HTTP/2 has sent it.
 //! 3. Batches of acks are worked on side by side and answered in the order in which they came. At most
 //!    [`UNANSWERED_ACKS_MAX`] are without an answer; beyond that the stream is not read.
 //! 4. An error ends the stream with its status. Leases outlive it.
@@ -25,7 +25,8 @@ use super::check::{self, at_most, invalid};
 use super::explain::unreadable;
 use super::status::Refusal;
 use super::{Shared, ending, message, time};
-use crate::broker::api::{BrokerError, Consumer, Delivery, Settlement, SubscribeOptions};
+use crate::admission::{Held, Outlet, Permit, answer_memory};
+use crate::broker::api::{BrokerError, Consumer, Delivery, DeliveryBatch, Settlement, SubscribeOptions};
 use crate::clock;
 use crate::core::types::{Ending, Settled};
 use crate::limits::*;
@@ -43,7 +44,7 @@ const ANSWERS_MAX: usize = 4;
 /// A response is closed once it has this many bytes, so that clients with the usual limit of 4 MiB can read it.
 const RESPONSE_BYTES: usize = 1 << 20;
 
-type Answer = Result<SubscribeResponse, Status>;
+type Answer = Result<Held<SubscribeResponse>, Status>;
 
 /// The other side has gone; nobody is left to tell.
 struct Gone;
@@ -51,12 +52,13 @@ struct Gone;
 /// Serves a stream in a task of its own; the answers come from what is returned.
 pub fn open(
     shared: Shared,
+    outlet: Outlet,
     requests: impl Stream<Item = Result<SubscribeRequest, Status>> + Send + Unpin + 'static,
 ) -> ReceiverStream<Answer> {
     let (answers, stream) = mpsc::channel(ANSWERS_MAX);
     tokio::spawn(async move {
         let served = tokio::select! {
-            served = serve(shared, requests, answers.clone()) => served,
+            served = serve(shared, outlet, requests, answers.clone()) => served,
             // The client has gone: its deliveries end now, not when the next answer fails.
             () = answers.closed() => return,
         };
@@ -69,6 +71,7 @@ pub fn open(
 
 async fn serve(
     shared: Shared,
+    outlet: Outlet,
     mut requests: impl Stream<Item = Result<SubscribeRequest, Status>> + Send + Unpin,
     answers: mpsc::Sender<Answer>,
 ) -> Result<(), Status> {
@@ -79,7 +82,7 @@ async fn serve(
     let Some(Up::Open(open)) = first.map_err(unreadable)?.request else {
         return Err(Refusal::Stream { why: "the stream's first request must be Open" }.into());
     };
-    let mut session = Session::start(shared, open, answers).await?;
+    let mut session = Session::start(shared, outlet, open, answers).await?;
     // Gone is no error: there is nobody to hear of it.
     session.run(requests).await.unwrap_or(Ok(()))
 }
@@ -88,7 +91,7 @@ struct Session {
     shared: Shared,
     name: SubscriptionName,
     consumer: Consumer,
-    deliveries: mpsc::UnboundedReceiver<Vec<Delivery>>,
+    deliveries: mpsc::UnboundedReceiver<DeliveryBatch>,
     unspent: Unspent,
     settling: Settling,
     answers: mpsc::Sender<Answer>,
@@ -153,7 +156,12 @@ impl Settling {
 type Step = Result<Result<(), Status>, Gone>;
 
 impl Session {
-    async fn start(shared: Shared, open: Open, answers: mpsc::Sender<Answer>) -> Result<Self, Status> {
+    async fn start(
+        shared: Shared,
+        outlet: Outlet,
+        open: Open,
+        answers: mpsc::Sender<Answer>,
+    ) -> Result<Self, Status> {
         let name = check::subscription_name("open.subscription", &open.subscription)?;
         let lease_us = check::lease_if_set("open.lease", open.lease.as_ref())?;
         let credit = open.credit.unwrap_or_default();
@@ -161,7 +169,8 @@ impl Session {
         unspent.grant("open.credit", &credit)?;
         let view = shared.broker.get_subscription(name.clone()).await?;
         let (sink, deliveries) = mpsc::unbounded_channel();
-        let consumer = shared.broker.subscribe(name.clone(), SubscribeOptions { lease_us, sink }).await?;
+        let consumer =
+            shared.broker.subscribe(name.clone(), SubscribeOptions { lease_us, outlet, sink }).await?;
         let mut heartbeat = tokio::time::interval(Duration::from_micros(HEARTBEAT_US));
         heartbeat.reset();
         let settling = Settling::default();
@@ -171,7 +180,7 @@ impl Session {
             heartbeat_interval: Some(time::duration(HEARTBEAT_US)),
         };
         // Should the client have gone already, the first answer of `run` notices.
-        let _ = session.answers.send(Ok(answer(Down::Opened(opened)))).await;
+        let _ = session.answers.send(Ok(Held::free(answer(Down::Opened(opened))))).await;
         session.grant(credit);
         Ok(session)
     }
@@ -236,8 +245,12 @@ impl Session {
     }
 
     async fn send(&mut self, down: Down) -> Step {
+        self.send_held(Held::free(down)).await
+    }
+
+    async fn send_held(&mut self, down: Held<Down>) -> Step {
         self.heartbeat.reset();
-        self.answers.send(Ok(answer(down))).await.map(Ok).map_err(|_| Gone)
+        self.answers.send(Ok(down.map(answer))).await.map(Ok).map_err(|_| Gone)
     }
 
     async fn send_results(&mut self, results: Result<AckResults, Status>) -> Step {
@@ -247,7 +260,8 @@ impl Session {
         }
     }
 
-    async fn send_deliveries(&mut self, deliveries: Vec<Delivery>) -> Step {
+    async fn send_deliveries(&mut self, batch: DeliveryBatch) -> Step {
+        let Held { value: deliveries, mut memory } = batch;
         let now_us = clock::wall_us();
         let (mut messages, mut bytes) = (Vec::new(), 0);
         for delivery in deliveries {
@@ -258,17 +272,19 @@ impl Session {
             };
             let more = received.encoded_len();
             if bytes + more > RESPONSE_BYTES && !messages.is_empty() {
-                self.send_messages(std::mem::take(&mut messages)).await?.ok();
+                let memory = memory.as_mut().and_then(|memory| memory.split(answer_memory(bytes as u64)));
+                self.send_messages(std::mem::take(&mut messages), memory).await?.ok();
                 bytes = 0;
             }
             bytes += more;
             messages.push(received);
         }
-        if messages.is_empty() { Ok(Ok(())) } else { self.send_messages(messages).await }
+        if messages.is_empty() { Ok(Ok(())) } else { self.send_messages(messages, memory).await }
     }
 
-    async fn send_messages(&mut self, messages: Vec<ReceivedMessage>) -> Step {
-        self.send(Down::Deliveries(Deliveries { messages })).await
+    async fn send_messages(&mut self, messages: Vec<ReceivedMessage>, memory: Option<Permit>) -> Step {
+        let value = Down::Deliveries(Deliveries { messages });
+        self.send_held(Held { value, memory }).await
     }
 
     /// The client has ended its side: it still gets the results of its acks.
@@ -306,8 +322,8 @@ impl Drop for Session {
         self.deliveries.close();
         let release = |delivery: Delivery| Settlement { ack_id: delivery.ack_id, ending: Ending::Release };
         let mut unsent = Vec::new();
-        while let Ok(deliveries) = self.deliveries.try_recv() {
-            unsent.extend(deliveries.into_iter().map(release));
+        while let Ok(batch) = self.deliveries.try_recv() {
+            unsent.extend(batch.value.into_iter().map(release));
         }
         if !unsent.is_empty() {
             let (broker, name) = (self.shared.broker.clone(), self.name.clone());

@@ -2,8 +2,9 @@
 //!
 //! 1. The first answer comes at once, with the token of the place where the stream begins.
 //! 2. Every answer's token belongs to the place behind it: whoever goes on by it misses nothing and gets nothing twice.
-//! 3. A page is read only when there is a place for its answer. So what waits for a slow client is one answer here and
-//!    one in the hands of the network, each of 256 KiB of messages, or one message if that is larger.
+//! 3. A page is read only when there is a place for its answer, and memory for it. So what waits for a slow client is
+//!    one answer here and one in the hands of the network, each of 256 KiB of messages, or one message if that is
+//!    larger, and all of it counts in the memory budget.
 //! 4. The stream ends with the error that ends it: the queue is gone, the server drains or has failed.
 
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tonic::Status;
 use super::check::{self, invalid, not_built};
 use super::status::Refusal;
 use super::{Shared, message, time, token};
+use crate::admission::{Held, Outlet};
 use crate::broker::api::BrokerError;
 use crate::broker::follow::{Followed, Gap, GapReason, Page, Position as From};
 use crate::clock;
@@ -26,17 +28,21 @@ use crate::proto::v1::position::Position as Place;
 use crate::proto::v1::tail_response::{self, gap::Reason};
 use crate::proto::v1::{Position, TailRequest, TailResponse};
 
-type Answer = Result<TailResponse, Status>;
+type Answer = Result<Held<TailResponse>, Status>;
 
 /// Begins a tail and serves it in a task of its own; the answers come from what is returned.
-pub async fn open(shared: Shared, request: TailRequest) -> Result<ReceiverStream<Answer>, Status> {
+pub async fn open(
+    shared: Shared,
+    outlet: Outlet,
+    request: TailRequest,
+) -> Result<ReceiverStream<Answer>, Status> {
     not_built("", &[("filter", !request.filter.is_empty())])?;
     let name = check::queue_name("queue", &request.queue)?;
     let from = begin(&shared, &name, request).await?;
     let followed = shared.broker.follow(name.clone(), from).await?;
     let mut heartbeat = tokio::time::interval(Duration::from_micros(HEARTBEAT_US));
     heartbeat.reset();
-    let tail = Tail { shared, name, next: followed.next, followed, heartbeat };
+    let tail = Tail { shared, outlet, name, next: followed.next, followed, heartbeat };
     let (answers, stream) = mpsc::channel(1);
     tokio::spawn(async move {
         let served = tokio::select! {
@@ -83,6 +89,7 @@ async fn begin(shared: &Shared, queue: &QueueName, request: TailRequest) -> Resu
 
 struct Tail {
     shared: Shared,
+    outlet: Outlet,
     name: QueueName,
     followed: Followed,
     /// Everything below it was told.
@@ -95,7 +102,7 @@ impl Tail {
     async fn run(mut self, answers: &mpsc::Sender<Answer>) -> Result<(), Status> {
         let readiness = self.shared.readiness.clone();
         let mut draining = std::pin::pin!(readiness.draining());
-        let mut first = Some(self.empty());
+        let mut first = Some(Held::free(self.empty()));
         loop {
             let next = tokio::select! {
                 next = self.next_for(answers, first.take()) => next?,
@@ -111,8 +118,8 @@ impl Tail {
     async fn next_for<'a>(
         &mut self,
         answers: &'a mpsc::Sender<Answer>,
-        answer: Option<TailResponse>,
-    ) -> Result<Option<(mpsc::Permit<'a, Answer>, TailResponse)>, Status> {
+        answer: Option<Held<TailResponse>>,
+    ) -> Result<Option<(mpsc::Permit<'a, Answer>, Held<TailResponse>)>, Status> {
         let Ok(place) = answers.reserve().await else { return Ok(None) };
         let answer = match answer {
             Some(answer) => answer,
@@ -125,8 +132,8 @@ impl Tail {
     async fn answer(&mut self) -> Answer {
         loop {
             if self.next < *self.followed.end.borrow_and_update() {
-                let page = self.shared.broker.read_on(self.followed.queue, self.next).await?;
-                return Ok(self.show(page));
+                let page = self.shared.broker.read_on(self.followed.queue, self.next, &self.outlet).await?;
+                return Ok(page.map(|page| self.show(page)));
             }
             tokio::select! {
                 changed = self.followed.end.changed() => {
@@ -134,7 +141,7 @@ impl Tail {
                         return Err(self.why_it_ended().await);
                     }
                 }
-                _ = self.heartbeat.tick() => return Ok(self.empty()),
+                _ = self.heartbeat.tick() => return Ok(Held::free(self.empty())),
             }
         }
     }
@@ -172,7 +179,7 @@ impl Tail {
 
     /// Why the broker tells no more: the queue is gone, or the broker itself.
     async fn why_it_ended(&self) -> Status {
-        match self.shared.broker.read_on(self.followed.queue, self.next).await {
+        match self.shared.broker.read_on(self.followed.queue, self.next, &self.outlet).await {
             Err(error) => error.into(),
             Ok(_) => BrokerError::QueueDeleted.into(),
         }

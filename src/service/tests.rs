@@ -16,7 +16,8 @@ use tonic_types::StatusExt;
 use super::messages::Messages;
 use super::queues::Queues;
 use super::*;
-use crate::broker::api::{BrokerError, Delivery, Published, Request as Call, StoredMessage};
+use crate::admission::Held;
+use crate::broker::api::{BrokerError, Delivery, Fetched, Published, Request as Call, StoredMessage};
 use crate::broker::pipeline::Publish;
 use crate::core::types::*;
 use crate::ids::Offset;
@@ -45,6 +46,7 @@ fn parts(broker: Broker) -> server::Parts {
     server::Parts {
         broker,
         admission: Admission::new(64 << 20, 9 << 20),
+        outflow: Outflow::default(),
         metrics: Metrics::default(),
         readiness: Readiness::default(),
         identity: Identity { cluster_uid: Uid([0xab; 16]), incarnation: 3, start_time_us: 5_000_000 },
@@ -53,8 +55,8 @@ fn parts(broker: Broker) -> server::Parts {
 
 fn shared(broker: Broker) -> Shared {
     let parts = parts(broker);
-    let (admission, readiness) = (parts.admission, parts.readiness);
-    Shared { broker: parts.broker, admission, readiness, identity: Arc::new(parts.identity) }
+    let (admission, outflow, readiness) = (parts.admission, parts.outflow, parts.readiness);
+    Shared { broker: parts.broker, admission, outflow, readiness, identity: Arc::new(parts.identity) }
 }
 
 /// A broker that must not be called.
@@ -271,7 +273,7 @@ async fn a_pull_waits_no_longer_than_its_caller() {
             assert_eq!(options.wait, Duration::from_millis(1_800));
             assert_eq!((options.messages_max, options.bytes_max), (10, 8 << 20));
             assert_eq!(options.lease_us, Some(5_000_000));
-            reply.send(Ok(vec![delivery(4, 3)])).unwrap();
+            reply.send(Ok(Held::free(vec![delivery(4, 3)]))).unwrap();
         }
         call => panic!("{call:?}"),
     });
@@ -329,7 +331,9 @@ async fn endings_answer_for_each_id() {
 #[tokio::test]
 async fn a_peek_shows_messages_and_errors() {
     let broker = broker(|call| match call {
-        Call::Peek { from: Some(Offset(3)), reply, .. } => reply.send(Ok(vec![stored(3, 1)])).unwrap(),
+        Call::Peek { from: Some(Offset(3)), reply, .. } => {
+            reply.send(Ok(Fetched::Whole(Held::free(vec![stored(3, 1)])))).unwrap()
+        }
         Call::Peek { queue, reply, .. } => {
             reply.send(Err(BrokerError::DataLoss { queue, offset: Offset(1) })).unwrap()
         }

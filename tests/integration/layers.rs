@@ -15,9 +15,9 @@ const PARTS: &[(&str, &[&str])] = &[
     ("disk", &["ids"]),
     ("log", &["record", "disk", "ids", "limits"]),
     ("core", &["record", "names", "clock", "ids", "limits"]),
-    ("broker", &["core", "log", "disk", "record", "names", "clock", "ids", "limits"]),
-    ("node", &["broker", "disk"]),
     ("admission", &["limits"]),
+    ("broker", &["admission", "core", "log", "disk", "record", "names", "clock", "ids", "limits"]),
+    ("node", &["broker", "disk"]),
     ("embedded", &["node", "admission", "broker", "core", "log", "record", "names", "ids", "limits"]),
     ("observe", &["admission", "broker", "proto", "names", "ids", "limits"]),
     (

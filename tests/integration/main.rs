@@ -18,6 +18,7 @@ mod rebuild;
 mod removal;
 mod retries;
 mod smoke;
+mod stalled;
 mod streams;
 mod support;
 mod tails;

@@ -6,7 +6,7 @@ use forebay::limits::PUBLISH_STREAM_REQUESTS_MAX;
 use forebay::proto::v1::message_service_client::MessageServiceClient;
 use forebay::proto::v1::publish_stream_response::Result as Shown;
 use forebay::proto::v1::*;
-use forebay_testkit::{Clients, Server, queue};
+use forebay_testkit::{Clients, queue};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use tonic::transport::Endpoint;
@@ -139,15 +139,6 @@ async fn a_request_beyond_the_limits_ends_the_stream_after_the_answers() {
     stream.send(2, one("q", vec![0; 10 << 20]));
     assert_eq!(stream.stored().await, (1, 0, false));
     check_error(&stream.next().await.unwrap_err(), Code::InvalidArgument, "LIMIT_EXCEEDED");
-}
-
-fn resident_kib(server: &Server) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let field = |name: &str| -> u64 {
-        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    };
-    field("RssAnon:") + field("RssShmem:")
 }
 
 /// The queue's next offset, once it has stood still.

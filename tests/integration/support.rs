@@ -348,6 +348,25 @@ pub async fn http_get(address: &str, path: &str) -> (u16, String) {
     (status, body.to_owned())
 }
 
+/// RssAnon + RssShmem of a server.
+pub fn resident_kib(server: &Server) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let field = |name: &str| -> u64 {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    field("RssAnon:") + field("RssShmem:")
+}
+
+/// One figure of a server's metrics.
+pub async fn metric(server: &Server, name: &str) -> u64 {
+    let (status, text) = http_get(&server.http, "/metrics").await;
+    assert_eq!(status, 200);
+    let line = text.lines().find(|line| line.split_whitespace().next() == Some(name));
+    let value = line.unwrap_or_else(|| panic!("{name} is not in:\n{text}")).split_whitespace().nth(1);
+    value.unwrap().parse().unwrap()
+}
+
 /// Every file below a path with its bytes; directories with none. `LOCK` may change: it names its last taker.
 pub fn contents(path: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     let mut all = BTreeMap::new();

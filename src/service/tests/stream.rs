@@ -5,12 +5,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::*;
+use crate::broker::api::DeliveryBatch;
 use crate::observe::readiness::Phase;
 use crate::proto::v1::subscribe_request::{Acks, Credit, Open, Request as Up};
 use crate::proto::v1::subscribe_response::Response as Down;
 use crate::service::subscribe;
 
-type Sink = mpsc::UnboundedSender<Vec<Delivery>>;
+type Sink = mpsc::UnboundedSender<DeliveryBatch>;
 
 /// What the played broker tells the test.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ enum Seen {
 
 struct Stream {
     up: mpsc::Sender<Result<v1::SubscribeRequest, Status>>,
-    down: ReceiverStream<Result<v1::SubscribeResponse, Status>>,
+    down: ReceiverStream<Result<Held<v1::SubscribeResponse>, Status>>,
     seen: mpsc::UnboundedReceiver<Seen>,
     shared: Shared,
 }
@@ -82,7 +83,8 @@ impl Stream {
         let (tell, seen) = mpsc::unbounded_channel();
         let shared = shared(play(tell));
         let (up, requests) = mpsc::channel(4);
-        let down = subscribe::open(shared.clone(), ReceiverStream::new(requests));
+        let outlet = shared.outflow.outlet();
+        let down = subscribe::open(shared.clone(), outlet, ReceiverStream::new(requests));
         Self { up, down, seen, shared }
     }
 
@@ -102,7 +104,7 @@ impl Stream {
 
     async fn next(&mut self) -> Result<Down, Status> {
         let answer = self.down.next().await.expect("the stream has ended")?;
-        Ok(answer.response.unwrap())
+        Ok(answer.value.response.unwrap())
     }
 }
 
@@ -114,8 +116,8 @@ async fn credit_goes_to_the_broker_and_deliveries_come_back() {
     stream.send(Up::Credit(credit(1, 0))).await;
     assert!(matches!(stream.seen.recv().await, Some(Seen::Credit(1, 0))));
     // Three messages of 600 KiB: one response holds no two of them.
-    sink.send((0..3).map(|offset| delivery(offset, 600 << 10)).collect()).unwrap();
-    sink.send((3..6).map(|offset| delivery(offset, 1)).collect()).unwrap();
+    sink.send(Held::free((0..3).map(|offset| delivery(offset, 600 << 10)).collect())).unwrap();
+    sink.send(Held::free((3..6).map(|offset| delivery(offset, 1)).collect())).unwrap();
     let mut sizes = Vec::new();
     while sizes.iter().sum::<usize>() < 6 {
         let Down::Deliveries(deliveries) = stream.next().await.unwrap() else { panic!("no deliveries") };
@@ -159,7 +161,7 @@ async fn a_client_that_ends_its_side_still_gets_its_results() {
     stream.up = closed;
     let mut ids = Vec::new();
     while let Some(answer) = stream.down.next().await {
-        let Some(Down::AckResults(results)) = answer.unwrap().response else { panic!("no results") };
+        let Some(Down::AckResults(results)) = answer.unwrap().value.response else { panic!("no results") };
         ids.push(results.correlation_id);
     }
     ids.sort();
@@ -226,7 +228,7 @@ async fn what_was_leased_and_not_sent_is_released() {
     let (mut stream, sink) = Stream::opened(None).await;
     // More responses than wait for the network, so the last ones are never taken.
     for offset in 0..20 {
-        sink.send(vec![delivery(offset, 1)]).unwrap();
+        sink.send(Held::free(vec![delivery(offset, 1)])).unwrap();
     }
     while stream.down.as_ref().len() < 4 {
         tokio::task::yield_now().await;
@@ -242,7 +244,7 @@ async fn what_was_leased_and_not_sent_is_released() {
         }
     }
     assert_eq!(released.last().unwrap(), "ack-19");
-    assert!(sink.send(vec![]).is_err());
+    assert!(sink.send(Held::free(vec![])).is_err());
 }
 
 #[tokio::test(start_paused = true)]

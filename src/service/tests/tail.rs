@@ -39,10 +39,11 @@ impl Played {
                 let followed = Followed { queue: QueueId(9), uid: UID, next: Offset(5), end: ends.clone() };
                 reply.send(Ok(followed)).unwrap();
             }
-            Call::ReadOn { queue, from, reply } => {
+            Call::ReadOn { queue, from, reply, .. } => {
                 assert_eq!(queue, QueueId(9));
                 reads.lock().unwrap().push(from.0);
                 let page = told.lock().unwrap().get(&from.0).cloned();
+                let page = page.map(|page| Fetched::Whole(Held::free(page)));
                 let _ = reply.send(page.ok_or(BrokerError::QueueDeleted));
             }
             Call::Locate { time_us, reply, .. } => reply.send(Ok(Offset(time_us))).unwrap(),
@@ -59,16 +60,17 @@ impl Played {
 
     async fn open(&self, request: v1::TailRequest) -> Result<Stream, Status> {
         let request = v1::TailRequest { queue: QUEUE.into(), ..request };
-        Ok(Stream(tail::open(self.shared.clone(), request).await?))
+        let outlet = self.shared.outflow.outlet();
+        Ok(Stream(tail::open(self.shared.clone(), outlet, request).await?))
     }
 }
 
-struct Stream(ReceiverStream<Result<v1::TailResponse, Status>>);
+struct Stream(ReceiverStream<Result<Held<v1::TailResponse>, Status>>);
 
 impl Stream {
     /// The offsets, the gap and the place behind the next answer.
     async fn next(&mut self) -> Result<(Vec<u64>, Option<(u64, u64, Reason)>, u64), Status> {
-        let answer = self.0.next().await.expect("the stream has ended")?;
+        let answer = self.0.next().await.expect("the stream has ended")?.value;
         let offsets = answer.messages.iter().map(|message| message.offset).collect();
         let gap = answer.gap.map(|gap| (gap.first_offset, gap.end_offset, gap.reason()));
         let (uid, next) = token::parse_resume_token(&answer.resume_token).unwrap();
@@ -168,7 +170,8 @@ async fn a_tail_ends_with_its_queue_and_with_the_server() {
 
     let Played { end, shared, .. } = Played::durable_to(5);
     let request = v1::TailRequest { queue: QUEUE.into(), ..Default::default() };
-    let mut stream = Stream(tail::open(shared, request).await.unwrap());
+    let outlet = shared.outflow.outlet();
+    let mut stream = Stream(tail::open(shared, outlet, request).await.unwrap());
     stream.next().await.unwrap();
     drop(end);
     let status = stream.next().await.unwrap_err();

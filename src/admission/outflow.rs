@@ -1,0 +1,197 @@
+//! Memory for what goes out: messages count from before they are read until the last byte of their answer has gone.
+//!
+//! 1. A reader (a stream of deliveries, a tail, a pull, a look at messages) takes a permit for the bytes that it is
+//!    to get, before they are read. Without one it waits; nobody waits while holding messages that are not under way
+//!    already, so nobody waits for ever as long as readers read.
+//! 2. There are two shares, each served in the order of asking: one for readers that have taken [`PROVEN_BYTES`], more than
+//!    a client commonly buffers unread, one for those that have not yet. So readers that never read cannot use up what
+//!    others go on with.
+//! 3. A message that is larger than what is free gets through when it is its turn; one that is larger than the share
+//!    takes all of it.
+//! 4. Readers that stop reading while others wait are cut off; see [`Outlet::is_wanted`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Admission, Permit};
+
+/// All memory for what goes out, bytes.
+pub const OUTFLOW_BYTES: u64 = 24 << 20;
+/// Larger answers go out in copied pieces of this size.
+pub const PIECE_BYTES: usize = 32 << 10;
+/// Of one answer in pieces, what may be in HTTP/2's hands, bytes.
+pub const SEND_BYTES: usize = 2 * PIECE_BYTES;
+/// Who has taken this much is known to read, bytes.
+const PROVEN_BYTES: u64 = 1 << 20;
+/// What a message takes besides its metadata and body: handles, its ack id and other fields of the answer.
+const MESSAGE_BYTES: u64 = 256;
+
+/// Memory that messages take until their answer has gone; `bytes` is their metadata and bodies.
+pub fn memory_of(messages: u64, bytes: u64) -> u64 {
+    answer_memory(bytes + messages * MESSAGE_BYTES)
+}
+
+/// Bytes of `count` messages, metadata and bodies, that this much memory covers.
+pub fn bytes_within(memory_bytes: u64, count: u64) -> u64 {
+    let (piece, pieces) = (PIECE_BYTES as u64, SEND_BYTES as u64);
+    let answer =
+        if memory_bytes > piece { memory_bytes.saturating_sub(pieces).max(piece) } else { memory_bytes };
+    answer.saturating_sub(count * MESSAGE_BYTES)
+}
+
+/// Memory of an answer and of its pieces under way.
+pub fn answer_memory(bytes: u64) -> u64 {
+    if bytes > PIECE_BYTES as u64 { bytes + SEND_BYTES as u64 } else { bytes }
+}
+
+/// The budget, shared by its clones. See the module's header.
+#[derive(Clone, Debug)]
+pub struct Outflow {
+    new: Admission,
+    proven: Admission,
+    cuts: Arc<AtomicU64>,
+}
+
+impl Outflow {
+    /// A budget of this many bytes, half for each share.
+    pub fn new(bytes: u64) -> Self {
+        let share = || Admission::new(bytes / 2, 0);
+        Self { new: share(), proven: share(), cuts: Arc::default() }
+    }
+
+    /// The whole budget.
+    pub fn budget_bytes(&self) -> u64 {
+        self.new.budget_bytes() + self.proven.budget_bytes()
+    }
+
+    /// What is taken now.
+    pub fn used_bytes(&self) -> u64 {
+        self.new.used_bytes() + self.proven.used_bytes()
+    }
+
+    /// Readers that were cut off because they did not read while others waited.
+    pub fn cuts(&self) -> u64 {
+        self.cuts.load(Ordering::Relaxed)
+    }
+
+    /// The way out of one reader.
+    pub fn outlet(&self) -> Outlet {
+        Outlet { outflow: self.clone(), taken_bytes: Arc::default() }
+    }
+}
+
+impl Default for Outflow {
+    fn default() -> Self {
+        Self::new(OUTFLOW_BYTES)
+    }
+}
+
+/// The way out of one reader; clones are of the same one.
+#[derive(Clone, Debug)]
+pub struct Outlet {
+    outflow: Outflow,
+    taken_bytes: Arc<AtomicU64>,
+}
+
+impl Outlet {
+    fn share(&self) -> &Admission {
+        let is_proven = self.taken_bytes.load(Ordering::Relaxed) >= PROVEN_BYTES;
+        if is_proven { &self.outflow.proven } else { &self.outflow.new }
+    }
+
+    /// Takes memory if it is free now.
+    pub fn try_take(&self, bytes: u64) -> Option<Permit> {
+        self.share().try_admit(bytes)
+    }
+
+    /// Takes memory, waiting for it as long as it takes.
+    pub async fn wait(&self, bytes: u64) -> Permit {
+        self.share().wait(bytes).await
+    }
+
+    /// The reader has taken bytes.
+    pub fn took(&self, bytes: u64) {
+        self.taken_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether others wait for what this reader holds.
+    pub fn is_wanted(&self) -> bool {
+        self.outflow.new.waiting() + self.outflow.proven.waiting() > 0
+    }
+
+    /// The reader was cut off.
+    pub fn cut(&self) {
+        self.outflow.cuts.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What was read, and the memory that it takes until it is dropped.
+#[derive(Debug)]
+pub struct Held<T> {
+    pub value: T,
+    pub memory: Option<Permit>,
+}
+
+impl<T> Held<T> {
+    /// Something that takes no memory to speak of.
+    pub fn free(value: T) -> Self {
+        Self { value, memory: None }
+    }
+
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Held<U> {
+        Held { value: change(self.value), memory: self.memory }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn readers_that_have_read_go_on_whatever_others_hold() {
+        let outflow = Outflow::new(8 << 10);
+        let (stalled, honest) = (outflow.outlet(), outflow.outlet());
+        drop(honest.try_take(1 << 10).unwrap());
+        honest.clone().took(PROVEN_BYTES);
+        let _held = stalled.try_take(4 << 10).unwrap();
+        assert!(stalled.try_take(1).is_none());
+        assert!(!honest.is_wanted());
+        let other = outflow.outlet();
+        let waiting = tokio::spawn(async move { other.wait(1).await.bytes() });
+        while !honest.is_wanted() {
+            tokio::task::yield_now().await;
+        }
+        drop(honest.try_take(4 << 10).unwrap());
+        assert_eq!((outflow.used_bytes(), outflow.budget_bytes()), (4 << 10, 8 << 10));
+        drop(_held);
+        assert_eq!(waiting.await.unwrap(), 1);
+        assert!(!honest.is_wanted());
+    }
+
+    #[tokio::test]
+    async fn a_large_message_gets_through_among_small_ones() {
+        let outflow = Outflow::new(8 << 10);
+        let small: Vec<_> = (0..4).map(|_| outflow.outlet().try_take(1 << 10).unwrap()).collect();
+        let large = outflow.outlet();
+        let waiting = tokio::spawn(async move { large.wait(1 << 20).await });
+        while !outflow.outlet().is_wanted() {
+            tokio::task::yield_now().await;
+        }
+        let mut small = small.into_iter();
+        drop(small.next());
+        // What was given back is the large one's.
+        assert!(outflow.outlet().try_take(1).is_none());
+        drop(small);
+        assert_eq!(waiting.await.unwrap().bytes(), 1 << 20);
+        assert_eq!(outflow.used_bytes(), 0);
+    }
+
+    #[test]
+    fn answers_in_pieces_count_their_pieces() {
+        assert_eq!(memory_of(1, 1), 257);
+        for (count, bytes) in [(1, 1), (1, 32 << 10), (256, 256 << 10), (7, 8 << 20), (100, 0)] {
+            assert_eq!(bytes_within(memory_of(count, bytes), count), bytes);
+        }
+        assert_eq!(memory_of(2, 32 << 10), (32 << 10) + 512 + (64 << 10));
+    }
+}
