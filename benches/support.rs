@@ -11,7 +11,9 @@ use criterion::{BenchmarkGroup, Criterion};
 use forebay::broker::api::{Broker, BrokerError, NewMessage};
 use forebay::disk::RealDisk;
 use forebay::ids::{Offset, QueueId, Ticket};
-use forebay::log::{Batch, Checkpoint, Log, LogEvent, LogOptions, ReplayError, Replayed, StateMachine};
+use forebay::log::{
+    Batch, Checkpoint, Image, Log, LogError, LogEvent, LogOptions, Parts, ReplayError, Replayed, StateMachine,
+};
 use forebay::names::{QueueName, SubscriptionName};
 use forebay::record::{Body, Kind, Lane, MessageRun, Record, StoredParts};
 use tokio::runtime::Runtime;
@@ -61,7 +63,7 @@ pub fn record(queue: QueueId, offset: Offset, bytes: usize) -> Record {
 struct Nothing;
 
 impl StateMachine for Nothing {
-    fn restore(&mut self, _: &[u8]) -> Result<(), ReplayError> {
+    fn restore(&mut self, _: Image) -> Result<(), LogError> {
         Ok(())
     }
 
@@ -110,7 +112,7 @@ impl LogBench {
                 }
                 LogEvent::Marked(mark) => {
                     let live = Arc::new(|_, _| false);
-                    self.log.checkpoint(Checkpoint { mark, state: Vec::new(), live });
+                    self.log.checkpoint(Checkpoint { mark, head: Vec::new(), parts: Parts::default(), live });
                 }
                 _ => {}
             }
@@ -124,9 +126,14 @@ impl LogBench {
         loop {
             match self.event() {
                 LogEvent::Marked(mark) => {
-                    self.log.checkpoint(Checkpoint { mark, state: Vec::new(), live: Arc::new(live) });
+                    self.log.checkpoint(Checkpoint {
+                        mark,
+                        head: Vec::new(),
+                        parts: Parts::default(),
+                        live: Arc::new(live),
+                    });
                 }
-                LogEvent::CheckpointEnded { .. } => return,
+                LogEvent::CheckpointEnded(_) => return,
                 _ => {}
             }
         }

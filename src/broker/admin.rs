@@ -200,6 +200,8 @@ impl Shell {
             segments_created: log.segments_created.get(),
             segments_recycled: log.segments_recycled.get(),
             checkpoints: log.checkpoints.get(),
+            checkpoint_bases: log.checkpoint_bases.get(),
+            checkpoint_bytes: log.checkpoint_bytes.get(),
             disk_full: self.check_room_to_grow().is_err(),
             commits: log.frames.get(),
             syncs: log.syncs.get(),

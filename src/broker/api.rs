@@ -170,7 +170,10 @@ pub struct ServerStats {
     /// Files of new segments: made, and taken from segments that had left.
     pub segments_created: u64,
     pub segments_recycled: u64,
+    /// Checkpoints since the start, bases made of those before, and bytes of the files of both.
     pub checkpoints: u64,
+    pub checkpoint_bases: u64,
+    pub checkpoint_bytes: u64,
     /// Publishing is refused for want of space.
     pub disk_full: bool,
     pub commits: u64,

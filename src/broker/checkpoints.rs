@@ -1,20 +1,19 @@
 //! When checkpoints are taken, and of what.
 //!
 //! One is due whenever the log has begun a segment, and after [`CHANGES_MAX`] changes: a few bytes can say much that
-//! the next start must do again. The state is encoded in one turn, right behind everything that
-//! was submitted; the log then says where that place is once all of it is durable, and only then is the checkpoint
-//! written, in the background. So a checkpoint never holds what the disk could still lose. While messages that damage
-//! has stranded are looked for there is none: the next start would not know of the damage.
+//! the next start must do again. The queues that have changed since the last one are encoded in one turn, right behind
+//! everything that was submitted; the log then says where that place is once all of it is durable, and only then is the
+//! checkpoint written, in the background. So a checkpoint never holds what the disk could still lose. What was not
+//! written, for want of space, has changed since the last one still. While messages that damage has stranded are looked
+//! for there is none: the next start would not know of the damage.
 
-use std::sync::Arc;
-
-use rustc_hash::FxHashMap;
-
+use super::needs::Noted;
+use super::replica::image_of;
 use super::shell::Shell;
 use crate::clock::Now;
-use crate::core::{Event, State, snapshot};
-use crate::ids::{Offset, QueueId, SubscriptionId};
-use crate::log::{Checkpoint, Live, Mark};
+use crate::core::Event;
+use crate::ids::QueueId;
+use crate::log::{Checkpoint, CheckpointEnd, Live, Mark, Parts};
 
 /// Changes of single messages that a start may have to apply again, besides those of one checkpoint's time.
 pub const CHANGES_MAX: u64 = 250_000;
@@ -29,12 +28,17 @@ pub struct Checkpoints {
 
 enum Stage {
     Idle,
-    /// The log has been asked for the place that belongs to the state.
-    Marking {
-        state: Vec<u8>,
-        live: Live,
-    },
-    Writing,
+    /// The log has been asked for the place that belongs to what was encoded.
+    Marking(Encoded),
+    /// With the parts of these queues.
+    Writing(Vec<QueueId>),
+}
+
+struct Encoded {
+    changed: Vec<QueueId>,
+    head: Vec<u8>,
+    parts: Parts,
+    noted: Noted,
 }
 
 impl Checkpoints {
@@ -49,14 +53,29 @@ impl Checkpoints {
         self.due |= self.changes >= CHANGES_MAX;
     }
 
+    fn is_idle(&self) -> bool {
+        matches!(self.stage, Stage::Idle)
+    }
+
     /// Ends the wait for the log's word.
-    fn marked(&mut self, mark: Mark) -> Option<Checkpoint> {
-        match std::mem::replace(&mut self.stage, Stage::Writing) {
-            Stage::Marking { state, live } => Some(Checkpoint { mark, state, live }),
+    fn marked(&mut self, mark: Mark, live: Live) -> Option<(Checkpoint, Noted)> {
+        match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::Marking(Encoded { changed, head, parts, noted }) => {
+                self.stage = Stage::Writing(changed);
+                Some((Checkpoint { mark, head, parts, live }, noted))
+            }
             other => {
                 self.stage = other;
                 None
             }
+        }
+    }
+
+    /// The queues whose parts were written, or were not.
+    fn ended(&mut self) -> Vec<QueueId> {
+        match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::Writing(changed) => changed,
+            Stage::Idle | Stage::Marking(_) => Vec::new(),
         }
     }
 }
@@ -64,95 +83,47 @@ impl Checkpoints {
 impl Shell {
     /// Begins a checkpoint if one is due and none under way.
     pub(super) fn begin_checkpoint(&mut self, now: Now) {
-        if !self.checkpoints.due || !matches!(self.checkpoints.stage, Stage::Idle) || self.is_surveying() {
+        if !self.checkpoints.due || !self.checkpoints.is_idle() || self.is_surveying() {
             return;
         }
         self.checkpoints.due = false;
         self.checkpoints.changes = 0;
-        let mut state = Vec::new();
-        snapshot::encode(&self.state, &mut state);
-        let live = live(&self.state);
-        self.checkpoints.stage = Stage::Marking { state, live };
+        let changed = self.state.take_changed();
+        let (head, parts) = image_of(&self.state, changed.iter().copied());
+        let noted = Noted::of(&self.state, changed.iter().copied());
+        self.checkpoints.stage = Stage::Marking(Encoded { changed, head, parts, noted });
         self.commits.mark(&self.log, now.log_us);
     }
 
     pub(super) fn marked(&mut self, mark: Mark) {
-        if let Some(checkpoint) = self.checkpoints.marked(mark) {
+        if let Some((checkpoint, noted)) = self.checkpoints.marked(mark, self.needs.live()) {
+            self.needs.take(noted);
             self.log.checkpoint(checkpoint);
         }
     }
 
-    pub(super) fn checkpoint_ended(&mut self, written: bool) {
-        self.checkpoints.stage = Stage::Idle;
-        if !written {
-            tracing::warn!("the disk is full: a checkpoint was not written; it is tried again");
+    pub(super) fn checkpoint_ended(&mut self, end: CheckpointEnd) {
+        let changed = self.checkpoints.ended();
+        match end {
+            CheckpointEnd::Written => {}
+            CheckpointEnd::NoSpace => {
+                self.state.mark_changed(changed);
+                tracing::warn!("the disk is full: a checkpoint was not written; it is tried again");
+            }
+            CheckpointEnd::AllNeeded => {
+                self.state.mark_all_changed();
+                self.checkpoints.due = true;
+            }
         }
         self.force_checkpoint(self.clock.now());
     }
 }
 
-/// Which messages and runs of refs may still be needed, as of now. Queues and subscriptions that come later are
-/// unknown to it, so all of theirs are.
-fn live(state: &State) -> Live {
-    let last_queue = QueueId(state.next_queue_id().0 - 1);
-    let last_store = QueueId::of_refs(SubscriptionId(state.next_subscription_id().0 - 1));
-    let first = |id| state.queue(id).map(|queue| (id, queue.first_offset));
-    let first_run = |id| {
-        let spilled = state.subscription(id)?.delivery.spilled();
-        Some((QueueId::of_refs(id), spilled.first()))
-    };
-    let queues = state.queue_ids().filter_map(first);
-    let stores = state.subscription_ids().filter_map(first_run);
-    let first: FxHashMap<QueueId, Offset> = queues.chain(stores).collect();
-    Arc::new(move |queue, end| match first.get(&queue) {
-        Some(first) => end > *first,
-        None if queue.refs_of().is_some() => queue > last_store,
-        None => queue > last_queue,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::publish::{LaneRun, publish};
     use crate::core::runs::OffsetRun;
-    use crate::core::types::QueueConfig;
-    use crate::core::{Decision, Event, admin, remove};
-    use crate::ids::{SubscriptionId, Uid};
-    use crate::names::QueueName;
-    use crate::record::Lane;
-
-    const NOW: Now = Now { log_us: 1, wall_us: 1 };
-
-    fn enact<T>(state: &mut State, decision: Decision<T>) -> T {
-        decision.events.iter().for_each(|event| state.apply(event));
-        decision.answer
-    }
-
-    #[test]
-    fn what_is_not_finished_lives_and_so_does_what_is_not_known() {
-        let mut state = State::default();
-        state.apply(&Event::Started { incarnation: 1, log_us: 0 });
-        let queues = ["a", "b"].map(|name| {
-            let name = QueueName::parse(&format!("namespaces/n/queues/{name}")).unwrap();
-            let config = QueueConfig::default();
-            let made = admin::create_queue(&state, name.clone(), config, Uid::random(), None, NOW).unwrap();
-            let id = enact(&mut state, made);
-            let run = LaneRun { lane: Lane::default(), count: 3, bytes: 3 };
-            let stored = publish(&state, &name, &[run], None, NOW).unwrap();
-            enact(&mut state, stored);
-            (name, id)
-        });
-        let [(purged, first), (deleted, second)] = queues;
-        let decision = remove::purge(&state, &purged, Some(Offset(2))).unwrap();
-        enact(&mut state, decision);
-        let decision = admin::delete_queue(&state, &deleted, None).unwrap();
-        enact(&mut state, decision);
-        let live = live(&state);
-        assert_eq!([2, 3].map(|end| live(first, Offset(end))), [false, true]);
-        assert!(!live(second, Offset(3)), "the queue is gone");
-        assert!(live(second.next(), Offset(1)), "a queue that is made later");
-    }
+    use crate::ids::{Offset, SubscriptionId};
 
     #[test]
     fn many_changes_make_one_due() {

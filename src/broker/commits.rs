@@ -184,13 +184,13 @@ mod tests {
     use super::*;
     use crate::disk::RealDisk;
     use crate::ids::{Offset, QueueId};
-    use crate::log::{self, LogEvent, LogOptions, ReplayError, Replayed, StateMachine};
+    use crate::log::{self, Image, LogError, LogEvent, LogOptions, ReplayError, Replayed, StateMachine};
     use crate::record::{Body, Kind, Lane, MessageRun, StoredParts};
 
     struct Nothing;
 
     impl StateMachine for Nothing {
-        fn restore(&mut self, _: &[u8]) -> Result<(), ReplayError> {
+        fn restore(&mut self, _: Image) -> Result<(), LogError> {
             Ok(())
         }
 

@@ -23,6 +23,7 @@ mod consumers;
 mod due;
 pub mod follow;
 mod locate;
+mod needs;
 mod open;
 pub mod pipeline;
 mod publish;

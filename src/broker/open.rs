@@ -13,6 +13,7 @@ use super::checkpoints::Checkpoints;
 use super::commits::Commits;
 use super::consumers::Consumers;
 use super::follow::Follows;
+use super::needs::Needs;
 use super::reads::Readers;
 use super::recall::Recalls;
 use super::replica::Replica;
@@ -52,7 +53,7 @@ pub struct Opened {
 /// The broker before it runs.
 pub struct BrokerTask {
     pub(super) shell: Shell,
-    inbox: Inbox,
+    pub(super) inbox: Inbox,
 }
 
 impl BrokerTask {
@@ -92,6 +93,7 @@ pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Opened, OpenError
     }
     let ends = ends(&state);
     let recalls = if is_whole { Recalls::default() } else { Recalls::after_damage(&state) };
+    let needs = Needs::of(&state);
     let mut shell = Shell {
         state,
         ends,
@@ -104,6 +106,7 @@ pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Opened, OpenError
         timers: Timers::default(),
         jobs: Jobs::default(),
         checkpoints,
+        needs,
         room: Room::default(),
         dirty: Default::default(),
         is_dirty: FxHashSet::default(),

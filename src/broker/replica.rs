@@ -1,7 +1,9 @@
 //! The core's state on its way to the end of the log.
 
-use crate::core::{Event, LostMessages, State, event_codec, snapshot};
-use crate::log::{self, ReplayError, Replayed, StateMachine};
+use crate::core::snapshot::{self, Decoding};
+use crate::core::{Event, LostMessages, State, event_codec};
+use crate::ids::QueueId;
+use crate::log::{self, Image, LogError, Parts, ReplayError, Replayed, StateMachine};
 use crate::record::Kind;
 
 /// Takes the records of a log, as they were taken when they were written.
@@ -44,9 +46,26 @@ impl Replica {
     }
 }
 
+/// The state for a checkpoint: its head, and the parts of these queues, which are in order.
+pub fn image_of(state: &State, queues: impl IntoIterator<Item = QueueId>) -> (Vec<u8>, Parts) {
+    let (mut head, mut parts) = (Vec::new(), Parts::default());
+    snapshot::put_head(&mut head, state);
+    for id in queues {
+        parts.put(id.0, |out| {
+            if let Some(queue) = state.queue(id) {
+                snapshot::put_part(out, state, queue);
+            }
+        });
+    }
+    (head, parts)
+}
+
 impl StateMachine for Replica {
-    fn restore(&mut self, state: &[u8]) -> Result<(), ReplayError> {
-        self.state = snapshot::decode(state).map_err(|error| ReplayError(error.to_string()))?;
+    fn restore(&mut self, image: Image) -> Result<(), LogError> {
+        let mut decoding = Decoding::begin(image.head()).map_err(|error| image.refusal(error))?;
+        let why = |error: snapshot::SnapshotError| ReplayError(error.to_string());
+        image.each_part(|key, part| decoding.part(QueueId(key), part).map_err(why))?;
+        self.state = decoding.end();
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use super::checkpoints::Checkpoints;
 use super::commits::{Answer, Commits};
 use super::consumers::Consumers;
 use super::follow::Follows;
+use super::needs::Needs;
 use super::reads::{Done, Peek, Readers};
 use super::recall::Recalls;
 use super::settle::Jobs;
@@ -41,6 +42,8 @@ pub struct Shell {
     pub(super) timers: Timers,
     pub(super) jobs: Jobs,
     pub(super) checkpoints: Checkpoints,
+    /// What the log must keep.
+    pub(super) needs: Needs,
     /// How much the log may still write.
     pub(super) room: Room,
     /// Subscriptions that may have something for someone; each once.
@@ -209,7 +212,7 @@ impl Shell {
         }
     }
 
-    fn log_event(&mut self, event: Option<LogEvent>) -> Result<(), BrokerError> {
+    pub(super) fn log_event(&mut self, event: Option<LogEvent>) -> Result<(), BrokerError> {
         match event.unwrap_or(LogEvent::Failed(LogError::Panicked)) {
             LogEvent::Committed { through, placed } => {
                 for placed in placed {
@@ -230,8 +233,8 @@ impl Shell {
                 self.marked(mark);
                 Ok(())
             }
-            LogEvent::CheckpointEnded { written } => {
-                self.checkpoint_ended(written);
+            LogEvent::CheckpointEnded(end) => {
+                self.checkpoint_ended(end);
                 Ok(())
             }
             LogEvent::Failed(error) => {

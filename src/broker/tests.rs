@@ -1,5 +1,6 @@
 //! The whole broker on a temporary directory, with small segments, reading what memory no longer has.
 
+mod checkpoints;
 mod delays;
 
 use std::collections::BTreeSet;

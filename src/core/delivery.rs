@@ -328,8 +328,9 @@ impl Delivery {
         self.drop_stale_deadlines();
     }
 
-    /// Applies a restart: no lease ends before `deadline_us`, so that consumers have time to come back.
-    pub(super) fn grace(&mut self, deadline_us: u64) {
+    /// Applies a restart: no lease ends before `deadline_us`, so that consumers have time to come back. Whether that
+    /// has changed one.
+    pub(super) fn grace(&mut self, deadline_us: u64) -> bool {
         let mut moved = Vec::new();
         for (offset, entry) in &mut self.outstanding {
             if let Phase::Leased { deadline_us: old } = entry.phase
@@ -339,8 +340,10 @@ impl Delivery {
                 moved.push(Reverse((deadline_us, *offset)));
             }
         }
+        let changed = !moved.is_empty();
         self.deadlines.extend(moved);
         self.drop_stale_deadlines();
+        changed
     }
 
     fn leave_phase(&mut self, offset: Offset) {

@@ -35,6 +35,7 @@ pub mod snapshot;
 pub mod spill;
 pub mod spilled;
 pub mod state;
+mod tracked;
 pub mod types;
 
 pub use event::Event;

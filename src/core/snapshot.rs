@@ -1,9 +1,12 @@
 //! The state of a shard as bytes: what replaying the log up to here would give.
 //!
+//! It is a head and a part for each queue, which is known by the queue's id. What has not changed since a snapshot need
+//! not be put again: the part of before still says the same.
+//!
 //! ```text
-//! snapshot   version u32 | shard blob | count | a blob for each queue, in order of id
-//! shard      last queue | last subscription | last lease | incarnation | producers_expired_us
-//! queue      id | uid | flags u8 (1 = holds dead letters) | namespace | queue | create_time_us | first offset
+//! head       version u16 | last queue | last subscription | last lease | incarnation | producers_expired_us
+//! part       version u16 | queue
+//! queue      uid | flags u8 (1 = holds dead letters) | namespace | queue | create_time_us | first offset
 //!            | purge end | next offset | last_publish_us | published_bytes | config blob | update_time_us | revision | pause
 //!            | count | a blob for each producer, in order of id | count | a blob for each subscription, in order of name
 //! producer   id | epoch | sequence | last_used_us | answers: count, then first offset, count, publish_time_us
@@ -19,8 +22,8 @@
 //!            1 u8 | count | words u64, of which the first has the bit of the floor; whichever form is shorter
 //! phase      0 u8 (ready) | 1 u8, due_us (delayed) | 2 u8, deadline_us (leased)
 //! ```
-//! A blob is a u32 length and its bytes; a later build may add to its end, which this one skips, as it skips what
-//! follows the queues. Other numbers are varints unless a width is given; text has a u16 length; `uid` is 16 bytes;
+//! A blob is a u32 length and its bytes. A later build may add to the end of a blob, of the head and of a part, which
+//! this one skips; parts keep the version of the build that put them. Other numbers are varints unless a width is given; text has a u16 length; `uid` is 16 bytes;
 //! configurations are described in [`config_codec`](super::config_codec).
 //!
 //! Invariants:
@@ -32,12 +35,13 @@
 mod delivery;
 mod queue;
 
-use super::state::{Counters, State};
+use self::queue::Decoded;
+use super::state::{Counters, Queue, State};
 use crate::ids::{QueueId, SubscriptionId};
 use crate::record::wire::{Put, Reader, WireError};
 
 /// The layout that this build writes, and the newest that it reads.
-const VERSION: u32 = 1;
+const VERSION: u16 = 1;
 
 /// Words of 64 finished messages that a snapshot may stand for: 4 GiB of them, more than a server can use.
 const FINISHED_WORDS_MAX: u64 = 1 << 29;
@@ -48,7 +52,7 @@ pub enum SnapshotError {
     #[error("the snapshot ends too early")]
     Truncated,
     #[error("the snapshot has version {version}; this build reads up to {VERSION}")]
-    NewerVersion { version: u32 },
+    NewerVersion { version: u16 },
     #[error("{what} of the snapshot is not valid")]
     Invalid { what: &'static str },
 }
@@ -62,41 +66,53 @@ impl From<WireError> for SnapshotError {
     }
 }
 
-/// Appends the state.
-pub fn encode(state: &State, out: &mut Vec<u8>) {
-    out.put_u32(VERSION);
-    put_blob(out, |out| put_counters(out, state.counters()));
-    let mut ids: Vec<QueueId> = state.queue_ids().collect();
-    ids.sort_unstable();
-    out.put_varint(ids.len() as u64);
-    for id in ids {
-        let queue = state.queue(id).expect("the state has named it");
-        put_blob(out, |out| queue::put(out, state, queue));
+/// Appends the head.
+pub fn put_head(out: &mut Vec<u8>, state: &State) {
+    out.put_u16(VERSION);
+    put_counters(out, state.counters());
+}
+
+/// Appends the part of a queue.
+pub fn put_part(out: &mut Vec<u8>, state: &State, queue: &Queue) {
+    out.put_u16(VERSION);
+    queue::put(out, state, queue);
+}
+
+/// A state that is made again.
+pub struct Decoding(Decoded);
+
+impl Decoding {
+    /// Begins with the head.
+    ///
+    /// # Errors
+    /// As [`Self::part`].
+    pub fn begin(head: &[u8]) -> Result<Self, SnapshotError> {
+        let counters = counters(&mut versioned(head)?)?;
+        Ok(Self(Decoded::within(counters, FINISHED_WORDS_MAX)))
+    }
+
+    /// Takes the part of the next queue; ids go up.
+    ///
+    /// # Errors
+    /// What keeps the bytes from being a snapshot that this build can read.
+    pub fn part(&mut self, id: QueueId, part: &[u8]) -> Result<(), SnapshotError> {
+        self.0.queue(id, &mut versioned(part)?)
+    }
+
+    /// The state, in which nothing counts as changed.
+    pub fn end(self) -> State {
+        self.0.state()
     }
 }
 
-/// Makes the state again.
-///
-/// # Errors
-/// What keeps the bytes from being a snapshot that this build can read.
-pub fn decode(bytes: &[u8]) -> Result<State, SnapshotError> {
-    decode_within(bytes, FINISHED_WORDS_MAX)
-}
-
-/// [`decode`] with another bound on the words of what is finished.
-fn decode_within(bytes: &[u8], words_max: u64) -> Result<State, SnapshotError> {
+/// What follows the version.
+fn versioned(bytes: &[u8]) -> Result<Reader<'_>, SnapshotError> {
     let mut reader = Reader::new(bytes);
-    match reader.u32()? {
-        0 => return Err(invalid("the version")),
-        VERSION => {}
-        version => return Err(SnapshotError::NewerVersion { version }),
+    match reader.u16()? {
+        0 => Err(invalid("the version")),
+        VERSION => Ok(reader),
+        version => Err(SnapshotError::NewerVersion { version }),
     }
-    let mut decoded = queue::Decoded::within(counters(&mut Reader::new(reader.bytes()?))?, words_max);
-    let count = reader.varint()?;
-    for _ in 0..count {
-        decoded.queue(&mut Reader::new(reader.bytes()?))?;
-    }
-    Ok(decoded.state())
 }
 
 fn put_counters(out: &mut Vec<u8>, counters: Counters) {
@@ -143,30 +159,35 @@ fn check(holds: bool, what: &'static str) -> Result<(), SnapshotError> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn versions_are_told_apart() {
-        assert_eq!(decode(&[]).unwrap_err(), SnapshotError::Truncated);
-        assert_eq!(decode(&[0; 64]).unwrap_err(), invalid("the version"));
-        assert_eq!(decode(&[2, 0, 0, 0]).unwrap_err(), SnapshotError::NewerVersion { version: 2 });
-        let mut bytes = Vec::new();
-        encode(&State::default(), &mut bytes);
-        for end in 0..bytes.len() {
-            assert_eq!(decode(&bytes[..end]).unwrap_err(), SnapshotError::Truncated);
-        }
+    fn head_of(counters: Counters) -> Vec<u8> {
+        let mut head = Vec::new();
+        put_head(&mut head, &State::restored(counters, Vec::new(), Vec::new()));
+        head
     }
 
-    /// What this build does not know of, at the end of every blob and behind the queues, is passed over.
+    fn refusal(head: &[u8]) -> SnapshotError {
+        Decoding::begin(head).err().expect("it is refused")
+    }
+
+    #[test]
+    fn versions_are_told_apart() {
+        assert_eq!(refusal(&[]), SnapshotError::Truncated);
+        assert_eq!(refusal(&[0; 64]), invalid("the version"));
+        assert_eq!(refusal(&[2, 0, 0, 0]), SnapshotError::NewerVersion { version: 2 });
+        let head = head_of(Counters::default());
+        for end in 0..head.len() {
+            assert_eq!(refusal(&head[..end]), SnapshotError::Truncated);
+        }
+        let mut decoding = Decoding::begin(&head).unwrap();
+        let newer = SnapshotError::NewerVersion { version: 7 };
+        assert_eq!(decoding.part(QueueId(1), &[7, 0, 1]), Err(newer), "of a part");
+    }
+
+    /// What this build does not know of, at the end of the head, is passed over.
     #[test]
     fn a_later_build_may_add_to_the_end() {
-        let mut bytes = Vec::new();
-        bytes.put_u32(VERSION);
-        put_blob(&mut bytes, |out| {
-            let last_lease = 77;
-            put_counters(out, Counters { last_lease, ..Counters::default() });
-            out.extend_from_slice(b"later");
-        });
-        bytes.put_varint(0);
-        bytes.extend_from_slice(b"later still");
-        assert_eq!(decode(&bytes).unwrap().last_lease(), 77);
+        let mut head = head_of(Counters { last_lease: 77, ..Counters::default() });
+        head.extend_from_slice(b"later");
+        assert_eq!(Decoding::begin(&head).unwrap().end().last_lease(), 77);
     }
 }

@@ -6,12 +6,11 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use rustc_hash::FxHashMap;
-
 use super::delivery::Delivery;
 use super::event::{Event, PublishedRun, QueueCreated, SubscriptionCreated};
 use super::producers::Producers;
 use super::runs::OffsetRun;
+use super::tracked::Tracked;
 use super::types::{Pause, ProducerStamp, QueueConfig, Reject, SubscriptionConfig};
 use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
 use crate::limits::PRODUCER_IDLE_US;
@@ -23,8 +22,7 @@ const RESTART_GRACE_US: u64 = 1_000_000;
 /// Queues, subscriptions and their delivery.
 #[derive(Clone, Debug, Default)]
 pub struct State {
-    queues: FxHashMap<QueueId, Queue>,
-    subscriptions: FxHashMap<SubscriptionId, Subscription>,
+    held: Tracked,
     names: BTreeMap<QueueName, QueueId>,
     counters: Counters,
     producers: usize,
@@ -87,13 +85,13 @@ pub struct Subscription {
 }
 
 impl State {
-    /// A state of these parts; subscriptions are listed in their queues already. What follows from them is made anew.
+    /// A state of these parts, none of them changed; subscriptions are listed in their queues already. What follows from
+    /// them is made anew.
     pub(super) fn restored(counters: Counters, queues: Vec<Queue>, subscriptions: Vec<Subscription>) -> Self {
         Self {
             names: queues.iter().map(|queue| (queue.name.clone(), queue.id)).collect(),
             producers: queues.iter().map(|queue| queue.producers.len()).sum(),
-            queues: queues.into_iter().map(|queue| (queue.id, queue)).collect(),
-            subscriptions: subscriptions.into_iter().map(|s| (s.id, s)).collect(),
+            held: Tracked::unchanged(queues, subscriptions),
             counters,
         }
     }
@@ -103,12 +101,12 @@ impl State {
     }
 
     pub fn queue(&self, id: QueueId) -> Option<&Queue> {
-        self.queues.get(&id)
+        self.held.queue(id)
     }
 
     pub fn queue_named(&self, name: &QueueName) -> Result<&Queue, Reject> {
         let id = self.names.get(name).ok_or_else(|| Reject::QueueNotFound(name.clone()))?;
-        Ok(&self.queues[id])
+        Ok(self.listed(*id))
     }
 
     /// Queues of a namespace in order of name, those after `after`.
@@ -120,17 +118,18 @@ impl State {
         let lowest = Name::lowest();
         let after = QueueName { namespace: namespace.clone(), queue: after.unwrap_or(&lowest).clone() };
         let rest = self.names.range((Bound::Excluded(after), Bound::Unbounded));
-        rest.take_while(move |(name, _)| name.namespace == *namespace).map(|(_, id)| &self.queues[id])
+        rest.take_while(move |(name, _)| name.namespace == *namespace).map(|(_, id)| self.listed(*id))
     }
 
     pub fn subscription(&self, id: SubscriptionId) -> Option<&Subscription> {
-        self.subscriptions.get(&id)
+        self.held.subscription(id)
     }
 
     pub fn subscription_named(&self, name: &SubscriptionName) -> Result<&Subscription, Reject> {
         let queue = self.queue_named(&name.queue)?;
         let id = queue.subscriptions.get(&name.subscription);
-        Ok(&self.subscriptions[id.ok_or_else(|| Reject::SubscriptionNotFound(name.clone()))?])
+        let id = id.ok_or_else(|| Reject::SubscriptionNotFound(name.clone()))?;
+        Ok(self.subscription(*id).expect("a queue's subscription exists"))
     }
 
     /// Whether nothing is delivered on a subscription: it is paused, or its queue is.
@@ -140,17 +139,34 @@ impl State {
     }
 
     pub fn subscription_ids(&self) -> impl Iterator<Item = SubscriptionId> {
-        self.subscriptions.keys().copied()
+        self.held.subscription_ids()
     }
 
     pub fn queue_ids(&self) -> impl Iterator<Item = QueueId> {
-        self.queues.keys().copied()
+        self.held.queue_ids()
+    }
+
+    /// The queues that have changed since the last call, or since they were restored, in order; deleted ones too. A
+    /// subscription is part of its queue.
+    pub fn take_changed(&mut self) -> Vec<QueueId> {
+        self.held.take_changed()
+    }
+
+    /// Counts queues as changed.
+    pub fn mark_changed(&mut self, queues: impl IntoIterator<Item = QueueId>) {
+        self.held.mark(queues);
+    }
+
+    /// Counts every queue as changed.
+    pub fn mark_all_changed(&mut self) {
+        let all: Vec<QueueId> = self.queue_ids().collect();
+        self.held.mark(all);
     }
 
     /// Messages of a queue that wait: the largest backlog of its subscriptions, or all retained ones without any.
     pub fn waiting_in(&self, queue: &Queue) -> u64 {
-        let backlogs =
-            queue.subscriptions.values().map(|id| self.subscriptions[id].delivery.backlog(queue.next_offset));
+        let subscriptions = queue.subscriptions.values().filter_map(|id| self.subscription(*id));
+        let backlogs = subscriptions.map(|one| one.delivery.backlog(queue.next_offset));
         backlogs.max().unwrap_or(queue.next_offset.0 - queue.first_offset.0)
     }
 
@@ -171,11 +187,11 @@ impl State {
     }
 
     pub fn queue_count(&self) -> usize {
-        self.queues.len()
+        self.held.queue_ids().len()
     }
 
     pub fn subscription_count(&self) -> usize {
-        self.subscriptions.len()
+        self.held.subscription_ids().len()
     }
 
     pub fn producer_count(&self) -> usize {
@@ -184,7 +200,7 @@ impl State {
 
     /// Takes leases that ended by `log_us` out of the deadline list. What it gives must be requeued by an event.
     pub fn take_expired(&mut self, id: SubscriptionId, log_us: u64) -> Vec<Offset> {
-        self.subscriptions.get_mut(&id).map_or_else(Vec::new, |s| s.delivery.expired(log_us))
+        self.held.take_expired(id, log_us)
     }
 
     /// Changes the state by what has happened.
@@ -215,7 +231,7 @@ impl State {
             Event::Purged { queue, end } => self.purged(*queue, *end),
             Event::Cancelled { queue, offset } => {
                 let runs = [OffsetRun { first: *offset, count: 1 }];
-                let subscriptions: Vec<_> = self.queues[queue].subscriptions.values().copied().collect();
+                let subscriptions: Vec<_> = self.listed(*queue).subscriptions.values().copied().collect();
                 subscriptions.into_iter().for_each(|id| self.finished(*queue, id, &runs));
             }
             Event::Spilled { subscription, place, refs, .. } => {
@@ -225,7 +241,7 @@ impl State {
                 self.delivery(*subscription).recall(*place, *rest, refs);
             }
             Event::QueueUpdated { queue, config, update_time_us } => {
-                let queue = self.queues.get_mut(queue).expect("only a queue that exists is updated");
+                let queue = self.existing_queue(*queue);
                 queue.config = config.clone();
                 queue.update_time_us = *update_time_us;
                 queue.revision += 1;
@@ -270,22 +286,19 @@ impl State {
             subscriptions: BTreeMap::new(),
             producers: Producers::default(),
         };
-        self.queues.insert(created.queue, queue);
+        self.held.add_queue(queue);
     }
 
     fn queue_deleted(&mut self, id: QueueId) {
-        let queue = self.queues.remove(&id).expect("only a queue that exists is deleted");
+        let queue = self.held.remove_queue(id).expect("only a queue that exists is deleted");
         self.names.remove(&queue.name);
         self.producers -= queue.producers.len();
-        for subscription in queue.subscriptions.values() {
-            self.subscriptions.remove(subscription);
-        }
     }
 
     fn subscription_created(&mut self, created: &SubscriptionCreated) {
         assert_eq!(created.subscription, self.next_subscription_id(), "subscription ids are dense");
         self.counters.last_subscription = created.subscription;
-        let queue = self.queues.get_mut(&created.queue).expect("a subscription's queue exists");
+        let queue = self.existing_queue(created.queue);
         queue.subscriptions.insert(created.name.clone(), created.subscription);
         let subscription = Subscription {
             id: created.subscription,
@@ -299,20 +312,20 @@ impl State {
             pause: None,
             delivery: Delivery::starting_at(created.start),
         };
-        self.subscriptions.insert(created.subscription, subscription);
+        self.held.add_subscription(subscription);
         self.advance_first_offset(created.queue);
     }
 
     fn subscription_deleted(&mut self, queue: QueueId, id: SubscriptionId) {
         let subscription =
-            self.subscriptions.remove(&id).expect("only a subscription that exists is deleted");
-        let owner = self.queues.get_mut(&queue).expect("a subscription's queue exists");
+            self.held.remove_subscription(id).expect("only a subscription that exists is deleted");
+        let owner = self.existing_queue(queue);
         owner.subscriptions.remove(&subscription.name);
         self.advance_first_offset(queue);
     }
 
     fn published(&mut self, run: &PublishedRun) {
-        let queue = self.queues.get_mut(&run.queue).expect("only an existing queue is published to");
+        let queue = self.existing_queue(run.queue);
         assert_eq!(run.first, queue.next_offset, "offsets are dense");
         queue.next_offset = run.first.plus(run.count.into());
         queue.last_publish_us = run.publish_time_us;
@@ -330,44 +343,45 @@ impl State {
             return;
         }
         self.counters.producers_expired_us = log_us;
-        self.producers -= self.queues.values_mut().map(|queue| queue.producers.expire(log_us)).sum::<usize>();
+        let mut expired = 0;
+        self.held.change_queues(|queue| {
+            let of_queue = queue.producers.expire(log_us);
+            expired += of_queue;
+            of_queue > 0
+        });
+        self.producers -= expired;
     }
 
     fn finished(&mut self, queue: QueueId, subscription: SubscriptionId, runs: &[OffsetRun]) {
         let delivery = self.delivery(subscription);
         let floor = delivery.floor();
         delivery.finish(runs);
-        if delivery.floor() != floor && self.queues[&queue].first_offset == floor {
+        if delivery.floor() != floor && self.listed(queue).first_offset == floor {
             self.advance_first_offset(queue);
         }
     }
 
     fn purged(&mut self, id: QueueId, end: Offset) {
-        let queue = self.queues.get_mut(&id).expect("only an existing queue is purged");
+        let queue = self.existing_queue(id);
         queue.first_offset = queue.first_offset.max(end);
         queue.purge_end = queue.purge_end.max(end);
-        for subscription in queue.subscriptions.values() {
-            let subscription =
-                self.subscriptions.get_mut(subscription).expect("a queue's subscription exists");
-            subscription.delivery.finish_below(end);
-        }
+        let subscriptions: Vec<_> = queue.subscriptions.values().copied().collect();
+        subscriptions.into_iter().for_each(|one| self.delivery(one).finish_below(end));
         self.advance_first_offset(id);
     }
 
     /// The lowest floor of the queue's subscriptions; without any, retention alone keeps messages.
     fn advance_first_offset(&mut self, id: QueueId) {
-        let queue = &self.queues[&id];
-        let floors = queue.subscriptions.values().map(|id| self.subscriptions[id].delivery.floor());
+        let subscriptions = self.listed(id).subscriptions.values();
+        let floors = subscriptions.filter_map(|id| self.subscription(*id)).map(|one| one.delivery.floor());
         let Some(lowest) = floors.min() else { return };
-        let queue = self.queues.get_mut(&id).expect("looked up above");
+        let queue = self.existing_queue(id);
         queue.first_offset = queue.first_offset.max(lowest);
     }
 
     fn started(&mut self, incarnation: u32, log_us: u64) {
         self.counters.incarnation = incarnation;
-        for subscription in self.subscriptions.values_mut() {
-            subscription.delivery.grace(log_us + RESTART_GRACE_US);
-        }
+        self.held.change_subscriptions(|one| one.delivery.grace(log_us + RESTART_GRACE_US));
     }
 
     /// Adds a queue that was made before; false if another has its name.
@@ -397,31 +411,37 @@ impl State {
 
     /// The messages of a queue before `end` were published.
     pub(super) fn lose_messages(&mut self, queue: QueueId, end: Offset) {
-        let queue = self.queues.get_mut(&queue).expect("the caller has looked");
+        let queue = self.existing_queue(queue);
         queue.next_offset = queue.next_offset.max(end);
     }
 
     /// Gives every subscription of a queue this delivery, and the queue this first offset.
     pub(super) fn deliver_anew(&mut self, queue: QueueId, first: Offset, delivery: &Delivery) {
-        let queue = self.queues.get_mut(&queue).expect("the caller has looked");
+        let queue = self.existing_queue(queue);
         queue.first_offset = first;
-        for subscription in queue.subscriptions.values() {
-            let subscription =
-                self.subscriptions.get_mut(subscription).expect("a queue's subscription exists");
-            subscription.delivery = delivery.clone();
-        }
+        let subscriptions: Vec<_> = queue.subscriptions.values().copied().collect();
+        subscriptions.into_iter().for_each(|one| *self.delivery(one) = delivery.clone());
     }
 
     /// The requests of a producer before this one were stored.
     pub(super) fn go_on_at(&mut self, queue: QueueId, stamp: &ProducerStamp) {
-        let queue = self.queues.get_mut(&queue).expect("the caller has looked");
+        let queue = self.existing_queue(queue);
         let known = queue.producers.len();
         queue.producers.go_on_at(stamp);
         self.producers += queue.producers.len() - known;
     }
 
+    /// A queue that something leads to.
+    fn listed(&self, id: QueueId) -> &Queue {
+        self.queue(id).expect("what leads to a queue goes with it")
+    }
+
+    fn existing_queue(&mut self, id: QueueId) -> &mut Queue {
+        self.held.queue_mut(id).expect("an event's queue exists")
+    }
+
     fn existing(&mut self, id: SubscriptionId) -> &mut Subscription {
-        self.subscriptions.get_mut(&id).expect("an event's subscription exists")
+        self.held.subscription_mut(id).expect("an event's subscription exists")
     }
 
     fn delivery(&mut self, id: SubscriptionId) -> &mut Delivery {
@@ -431,7 +451,7 @@ impl State {
     fn pause_of(&mut self, queue: QueueId, subscription: Option<SubscriptionId>) -> &mut Option<Pause> {
         match subscription {
             Some(id) => &mut self.existing(id).pause,
-            None => &mut self.queues.get_mut(&queue).expect("an event's queue exists").pause,
+            None => &mut self.existing_queue(queue).pause,
         }
     }
 }

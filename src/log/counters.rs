@@ -29,7 +29,7 @@ pub struct LogCounters {
     pub packed_segments: Counter,
     pub packed_bytes: Counter,
     /// Bytes of records that may still be needed, and of the rest, in the segments that reclaim has looked through:
-    /// those before the older kept checkpoint. As of the last look, which is at a checkpoint.
+    /// those before the fallback of the checkpoints. As of the last look, which is at a checkpoint.
     pub live_bytes: Counter,
     pub dead_bytes: Counter,
     /// Bytes that are kept free for checkpoints and for rewriting when the disk is full.
@@ -54,8 +54,12 @@ pub struct LogCounters {
     pub zero_filled_bytes: Counter,
     /// Files of new segments that were those of segments that had left.
     pub segments_recycled: Counter,
-    /// Checkpoints written.
+    /// Checkpoints written, and bases made besides the first.
     pub checkpoints: Counter,
+    pub checkpoint_bases: Counter,
+    /// Parts of the state that were given for them, and bytes of all their files.
+    pub checkpoint_parts: Counter,
+    pub checkpoint_bytes: Counter,
 }
 
 impl LogCounters {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::checkpoint::CheckpointFault;
 use super::directory::DirectoryError;
 use crate::disk::DiskError;
 use crate::ids::{Lsn, SegmentNumber, Uid};
@@ -56,6 +57,11 @@ pub enum LogError {
         "the checkpoint at record {lsn} is whole, but this build cannot take its state: {why}; use a newer build"
     )]
     Checkpoint { lsn: Lsn, why: ReplayError },
+    #[error(
+        "the checkpoint {} was whole when it was read first and is damaged now: {what}; start again: what is damaged is \
+         set aside then", path.display()
+    )]
+    CheckpointDamaged { path: PathBuf, what: CheckpointFault },
     #[error("the log's thread has panicked; this is a bug")]
     Panicked,
 }

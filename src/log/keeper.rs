@@ -1,7 +1,7 @@
 //! The thread that keeps house behind the writer: index files, checkpoints, and segments that nothing needs any more.
 //!
-//! A segment's way out: every message in it is finished, and the older kept checkpoint begins behind it, so no
-//! replay reads it → the writer logs that it is dropped → the older kept checkpoint includes that record, so no start
+//! A segment's way out: every message in it is finished, and the fallback of the checkpoints begins behind it, so no
+//! replay reads it → the writer logs that it is dropped → the fallback includes that record, so no start
 //! expects the file → the file loses its name, durably: nobody can open it any more → the writer forgets the number. A
 //! file that somebody has open still is unlinked; the others go to the [`Supply`] of new segments.
 //! Segments that [`super::reclaim`] has replaced by packed ones leave the same way; packed ones too, and are unlinked.
@@ -14,15 +14,15 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-use super::checkpoint::{self, Kept, Mark};
+use super::checkpoint::{Checkpoints, Mark, New, Parts, Taken};
 use super::counters::LogCounters;
 use super::error::LogError;
 use super::reclaim::{Reclaimer, Task};
 use super::supply::Supply;
 use super::writer::{Inbox, Upkeep};
-use super::{Index, LogEvent, OnEvent, Reader, packed, segment};
+use super::{CheckpointEnd, Index, LogEvent, OnEvent, Reader, packed, segment};
 use crate::disk::Disk;
-use crate::ids::{Offset, QueueId, SegmentNumber, Uid};
+use crate::ids::{Offset, QueueId, SegmentNumber};
 
 /// Whether some message of a queue below an offset may still be needed. Once false it stays so.
 pub type Live = Arc<dyn Fn(QueueId, Offset) -> bool + Send + Sync>;
@@ -31,8 +31,11 @@ pub type Live = Arc<dyn Fn(QueueId, Offset) -> bool + Send + Sync>;
 pub struct Checkpoint {
     pub mark: Mark,
     /// What the records before the mark have come to; given back by [`super::StateMachine::restore`].
-    pub state: Vec<u8>,
-    /// As of the mark.
+    pub head: Vec<u8>,
+    /// Its parts that have changed since the last checkpoint that was written, or since the start came to its end; all
+    /// if the start had no checkpoint, or if that was asked for.
+    pub parts: Parts,
+    /// As of the mark, or later.
     pub live: Live,
 }
 
@@ -40,7 +43,7 @@ pub struct Checkpoint {
 pub enum Job {
     /// A segment was sealed.
     Sealed,
-    Checkpoint(Checkpoint),
+    Checkpoint(Box<Checkpoint>),
 }
 
 /// The thread; it ends when this and all senders of jobs are gone, with what was given it done.
@@ -54,7 +57,6 @@ pub struct Keeper {
 /// What the thread works with.
 pub struct House {
     pub disk: Arc<dyn Disk>,
-    pub cluster: Uid,
     pub index: Index,
     pub reader: Reader,
     pub inbox: Arc<Inbox>,
@@ -62,8 +64,7 @@ pub struct House {
     pub counters: Arc<LogCounters>,
     pub supply: Arc<Supply>,
     pub reclaimer: Reclaimer,
-    /// Oldest first.
-    pub kept: Vec<Kept>,
+    pub checkpoints: Checkpoints,
 }
 
 impl Keeper {
@@ -114,30 +115,35 @@ impl House {
         match job {
             Job::Sealed => unless_full(self.index.write_sealed()).map(drop),
             Job::Checkpoint(checkpoint) => {
-                let written = unless_full(self.checkpoint(checkpoint))?;
+                let written = unless_full(self.checkpoint(*checkpoint))?;
                 if written.is_none() {
                     self.supply.give_up()?;
                 }
-                (self.on_event)(LogEvent::CheckpointEnded { written: written.is_some() });
+                (self.on_event)(LogEvent::CheckpointEnded(match written {
+                    Some(Taken::Written) => CheckpointEnd::Written,
+                    Some(Taken::AllNeeded) => CheckpointEnd::AllNeeded,
+                    None => CheckpointEnd::NoSpace,
+                }));
                 Ok(())
             }
         }
     }
 
-    fn checkpoint(&mut self, checkpoint: Checkpoint) -> Result<(), LogError> {
-        let Checkpoint { mark, state, live } = checkpoint;
-        self.kept = checkpoint::write(&*self.disk, self.cluster, &mark, &state, &self.kept)?;
-        self.counters.checkpoints.add(1);
-        drop(state);
-        let oldest = self.kept[0];
-        self.remove_files(mark.set.dropped_before(oldest.lsn))?;
-        self.index.write_sealed()?;
-        // The only one could be damaged one day; then everything before it is needed.
-        if self.kept.len() > 1 {
-            self.drop_dead(oldest.start, &*live);
-            self.reclaimer.give(Task { live, end: oldest.start });
+    fn checkpoint(&mut self, checkpoint: Checkpoint) -> Result<Taken, LogError> {
+        let Checkpoint { mark, head, parts, live } = checkpoint;
+        let taken = self.checkpoints.take(&New { mark: &mark, head: &head, parts: &parts })?;
+        drop(parts);
+        // Without one the only base could be damaged one day; then everything before it is needed.
+        let fallback = self.checkpoints.fallback();
+        if let Some(fallback) = fallback {
+            self.remove_files(mark.set.dropped_before(fallback.lsn()))?;
         }
-        Ok(())
+        self.index.write_sealed()?;
+        if let Some(fallback) = fallback {
+            self.drop_dead(fallback.start, &*live);
+            self.reclaimer.give(Task { live, end: fallback.start });
+        }
+        Ok(taken)
     }
 
     fn remove_files(&self, segments: Vec<SegmentNumber>) -> Result<(), LogError> {

@@ -84,7 +84,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-pub use checkpoint::{CheckpointFault, Mark};
+pub use checkpoint::{CheckpointFault, Image, Mark, Parts};
 pub use counters::{Counter, LogCounters};
 pub use directory::{DirectoryError, Identity};
 pub use ending::Torn;
@@ -199,10 +199,20 @@ pub enum LogEvent {
     SegmentBegun,
     /// How much may still be written has changed; at first it is ample.
     Room(Room),
-    /// The checkpoint given last is done; it was not written if the disk is full.
-    CheckpointEnded { written: bool },
+    /// The checkpoint given last is done.
+    CheckpointEnded(CheckpointEnd),
     /// The log has stopped for good; nothing is reported after this.
     Failed(LogError),
+}
+
+/// What has become of a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckpointEnd {
+    Written,
+    /// It was not written: the disk is full.
+    NoSpace,
+    /// It is of no use, as files that it goes on from are damaged: the next one needs all parts.
+    AllNeeded,
 }
 
 /// Takes the log's reports, on its threads.
@@ -210,8 +220,12 @@ pub type OnEvent = Arc<dyn Fn(LogEvent) + Send + Sync>;
 
 /// What is built on the records.
 pub trait StateMachine {
-    /// Becomes what it was at a checkpoint. Called once at most, before any record.
-    fn restore(&mut self, state: &[u8]) -> Result<(), ReplayError>;
+    /// Becomes what it was at a checkpoint: its head, and all its parts that are there. Called once at most, before any
+    /// record.
+    ///
+    /// # Errors
+    /// [`Image::refusal`], or what kept the image from being read.
+    fn restore(&mut self, image: Image) -> Result<(), LogError>;
     /// Takes the next record.
     fn apply(&mut self, record: Replayed<'_>) -> Result<(), ReplayError>;
 }
@@ -300,7 +314,7 @@ impl Log {
     /// Writes a checkpoint in the background, then takes out segments that nothing needs any more; its end is
     /// reported.
     pub fn checkpoint(&self, checkpoint: Checkpoint) {
-        self.keeper.give(Job::Checkpoint(checkpoint));
+        self.keeper.give(Job::Checkpoint(Box::new(checkpoint)));
     }
 
     /// Where messages lie.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::assemble::Assembler;
-use super::checkpoint::{self, Found, ReplayStart};
+use super::checkpoint::{self, Checkpoints, Found, ReplayStart};
 use super::counters::LogCounters;
 use super::directory::{self, Directory};
 use super::ending;
@@ -42,14 +42,13 @@ pub fn open(
     let index = Index::new(disk.clone(), counters.clone());
     let supply = Arc::new(Supply::new(disk.clone(), options.segment_bytes, counters.clone()));
     let mut direct = Direct { disk: &*disk, supply: &supply, wanted: None };
-    let (mut tail, report, kept) = if directory.fresh {
+    let (mut tail, report, files) = if directory.fresh {
         let (tail, report) = begin(&directory, options, &mut direct, &index, &counters)?;
         (tail, report, Vec::new())
     } else {
-        let mut found = checkpoint::find(&*disk, directory.identity.cluster)?;
-        let (tail, report) =
-            resume(&directory, options, &mut direct, &mut found, machine, &index, &counters)?;
-        (tail, report, found.kept)
+        let found = checkpoint::find(&*disk, directory.identity.cluster)?;
+        let (tail, report) = resume(&directory, options, &mut direct, &found, machine, &index, &counters)?;
+        (tail, report, found.files)
     };
     tail.begun = false;
     let batch_bytes_max = tail::batch_bytes_max(options.segment_bytes);
@@ -67,9 +66,9 @@ pub fn open(
         segment_bytes: options.segment_bytes,
         next: tail.set.next_packed(),
     };
+    let cluster = directory.identity.cluster;
     let house = House {
         disk: disk.clone(),
-        cluster: directory.identity.cluster,
         index: index.clone(),
         reader: reader.clone(),
         inbox: inbox.clone(),
@@ -77,7 +76,7 @@ pub fn open(
         counters: counters.clone(),
         supply: supply.clone(),
         reclaimer: Reclaimer::start(reclaim).map_err(no_thread)?,
-        kept,
+        checkpoints: Checkpoints::new(disk.clone(), cluster, counters.clone(), files),
     };
     let keeper = Keeper::start(house).map_err(no_thread)?;
     // Segments that were sealed before this start may lack their index files.
@@ -185,14 +184,16 @@ fn resume(
     directory: &Directory,
     options: LogOptions,
     direct: &mut Direct<'_>,
-    found: &mut Found,
+    found: &Found,
     machine: &mut dyn StateMachine,
     index: &Index,
     counters: &Arc<LogCounters>,
 ) -> Result<(Tail, OpenReport), LogError> {
     let cluster = directory.identity.cluster;
-    let mark = found.newest.take().map(|(mark, state)| {
-        machine.restore(&state).map_err(|why| LogError::Checkpoint { lsn: mark.lsn, why })?;
+    let newest = checkpoint::points(&found.files).next();
+    let mark = newest.map(|newest| {
+        let (mark, image) = checkpoint::image(direct.disk, cluster, &newest)?;
+        machine.restore(image)?;
         Ok::<_, LogError>(mark)
     });
     let mark = mark.transpose()?;
@@ -205,8 +206,8 @@ fn resume(
     let packed = packed::settle(direct.disk, cluster, &recovery.set)?;
     ending.missing.extend(packed.missing);
     ending.set_aside.extend(packed.set_aside);
-    for name in &found.damaged {
-        ending.set_aside.push(checkpoint::set_aside(direct.disk, name)?);
+    for (name, _) in &found.damaged {
+        ending.set_aside.push(checkpoint::set_aside(direct.disk, *name)?);
     }
     checkpoint::remove_temps(direct.disk)?;
     direct.supply.take_up()?;

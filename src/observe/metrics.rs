@@ -50,6 +50,8 @@ struct ServerFigures {
     segments_created: Counter,
     segments_recycled: Counter,
     checkpoints: Counter,
+    checkpoint_bases: Counter,
+    checkpoint_bytes: Counter,
     disk_full: Gauge,
     commits: Counter,
     syncs: Counter,
@@ -188,6 +190,14 @@ impl ServerFigures {
                 "forebay_checkpoints_total",
                 "Checkpoints written since the start",
             ),
+            checkpoint_bases: described_counter(
+                "forebay_checkpoint_bases_total",
+                "Bases of checkpoints that were made of those before since the start",
+            ),
+            checkpoint_bytes: described_counter(
+                "forebay_checkpoint_bytes_total",
+                "Bytes of the files of checkpoints that were written since the start",
+            ),
             disk_full: described_gauge(
                 "forebay_disk_full",
                 "1 while publishing is refused for want of space",
@@ -229,6 +239,8 @@ impl ServerFigures {
         self.segments_created.absolute(stats.segments_created);
         self.segments_recycled.absolute(stats.segments_recycled);
         self.checkpoints.absolute(stats.checkpoints);
+        self.checkpoint_bases.absolute(stats.checkpoint_bases);
+        self.checkpoint_bytes.absolute(stats.checkpoint_bytes);
         self.commits.absolute(stats.commits);
         self.syncs.absolute(stats.syncs);
         self.records.absolute(stats.records);

@@ -37,19 +37,16 @@ pub fn run(
     if let Some(fault) = inspection.identity_fault() {
         dump.complain(&Finding::new(Kind::Identity, "IDENTITY", fault))?;
     }
+    let checkpoints = inspection.checkpoints()?;
+    for (path, fault) in &checkpoints.damaged {
+        dump.complain(&Finding::new(Kind::Checkpoint, path.as_str(), fault))?;
+    }
     let mut newest = None;
-    for lsn in inspection.checkpoints()? {
-        match inspection.checkpoint(lsn)? {
-            Ok((mark, state)) => {
-                let mut replica = Replica::default();
-                replica.restore(&state).map_err(|why| LogError::Checkpoint { lsn, why })?;
-                newest = Some((mark, replica));
-                break;
-            }
-            Err(fault) => {
-                dump.complain(&Finding::new(Kind::Checkpoint, Inspection::checkpoint_path(lsn), fault))?;
-            }
-        }
+    if let Some(point) = checkpoints.points.first() {
+        let (mark, image) = inspection.image(point)?;
+        let mut replica = Replica::default();
+        replica.restore(image)?;
+        newest = Some((mark, replica));
     }
     let loaded = load(&inspection, newest)?;
     if let Some(refusal) = &loaded.refusal {

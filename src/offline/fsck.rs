@@ -75,20 +75,17 @@ fn checkpoints(
     inspection: &Inspection,
     report: &mut Report<'_>,
 ) -> Result<Option<(Mark, Replica)>, OfflineError> {
+    let checkpoints = inspection.checkpoints()?;
+    for (path, fault) in &checkpoints.damaged {
+        report.add(&Finding::new(Kind::Checkpoint, path.as_str(), fault).at(fault.position()))?;
+    }
     let mut newest = None;
-    for lsn in inspection.checkpoints()? {
-        let file = Inspection::checkpoint_path(lsn);
-        let (mark, state) = match inspection.checkpoint(lsn)? {
-            Ok(whole) => whole,
-            Err(fault) => {
-                report.add(&Finding::new(Kind::Checkpoint, file, fault).at(fault.position()))?;
-                continue;
-            }
-        };
+    for point in &checkpoints.points {
+        let (mark, image) = inspection.image(point)?;
         let mut replica = Replica::default();
-        match replica.restore(&state) {
+        match replica.restore(image) {
             Ok(()) => drop(newest.get_or_insert((mark, replica))),
-            Err(why) => report.add(&Finding::new(Kind::Checkpoint, file, why))?,
+            Err(why) => report.add(&Finding::new(Kind::Checkpoint, point.path(), why))?,
         }
     }
     Ok(newest)

@@ -5,7 +5,7 @@ use crate::core::rebuild::Seen;
 use crate::core::{State, event_codec};
 use crate::ids::{Lsn, QueueId};
 use crate::log::inspect::{self, Inspection, Scan, Start};
-use crate::log::{LogError, Mark, ReplayError, Replayed, StateMachine};
+use crate::log::{Image, LogError, Mark, ReplayError, Replayed, StateMachine};
 use crate::record::Kind;
 
 /// A log that was read to its end, and what it says.
@@ -73,7 +73,7 @@ struct Survivors<'a> {
 }
 
 impl StateMachine for Survivors<'_> {
-    fn restore(&mut self, _state: &[u8]) -> Result<(), ReplayError> {
+    fn restore(&mut self, _image: Image) -> Result<(), LogError> {
         unreachable!("there is no checkpoint")
     }
 

@@ -7,8 +7,8 @@ use std::io::{self, Write};
 use super::load::Loaded;
 use super::report::Format;
 use super::{OfflineError, Outcome};
+use crate::broker::replica::image_of;
 use crate::core::rebuild::Rebuilt;
-use crate::core::snapshot;
 use crate::log::inspect::Inspection;
 
 /// Why nothing is rebuilt, if nothing is to be.
@@ -43,9 +43,9 @@ pub fn rebuild(
     let Loaded { scan, mut state, mut seen, .. } = loaded;
     seen.incarnation = seen.incarnation.max(scan.incarnation());
     let rebuilt = state.rebuild(&seen, scan.log_time_us());
-    let mut bytes = Vec::new();
-    snapshot::encode(&state, &mut bytes);
-    let (checkpoint, aside) = inspection.restart_at(scan, state.incarnation(), &bytes)?;
+    // In order of id.
+    let (head, parts) = image_of(&state, rebuilt.iter().map(|one| one.queue));
+    let (checkpoint, aside) = inspection.restart_at(scan, state.incarnation(), &head, &parts)?;
     for path in &aside {
         say(out, format, &format!("moved to {}", path.display()))?;
     }

@@ -15,7 +15,7 @@ fn long(n: usize) -> Vec<u8> {
     format!("<{n:04}>").repeat(2_000).into_bytes()
 }
 
-/// A data directory of several segments with two checkpoints, written message by message; five are finished.
+/// A data directory of several segments with three files of checkpoints or more, written message by message; five are finished.
 async fn filled() -> Site {
     let site = tiny_segments();
     let server = site.start();
@@ -26,7 +26,7 @@ async fn filled() -> Site {
     }
     let received = pull(&mut clients, "q", 5).await;
     ack(&mut clients, &forebay_testkit::subscription("q"), ack_ids(&received)).await;
-    while files(&site.data(), "checkpoint", ".ckpt").len() < 2 {
+    while files(&site.data(), "checkpoint", ".ckpt").len() < 3 {
         tokio::task::yield_now().await;
     }
     end(server).await;

@@ -14,7 +14,6 @@ use crate::record::wire::{Put, Reader};
 const DEAD_LETTERS: u8 = 1;
 
 pub fn put(out: &mut Vec<u8>, state: &State, queue: &Queue) {
-    out.put_varint(queue.id.0);
     out.extend_from_slice(&queue.uid.0);
     out.put_u8(if queue.dead_letters { DEAD_LETTERS } else { 0 });
     out.put_str(queue.name.namespace.as_str());
@@ -113,8 +112,7 @@ impl Decoded {
     }
 
     /// Takes the next queue with all that it holds.
-    pub fn queue(&mut self, reader: &mut Reader<'_>) -> Result<(), SnapshotError> {
-        let id = QueueId(reader.varint()?);
+    pub fn queue(&mut self, id: QueueId, reader: &mut Reader<'_>) -> Result<(), SnapshotError> {
         let last = self.queues.last().map_or(QueueId(0), |queue| queue.id);
         check(id > last && id <= self.counters.last_queue, "a queue's id")?;
         let uid = Uid(reader.array()?);

@@ -1,22 +1,65 @@
 //! A snapshot is the state: whatever comes after, both go the same way.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::harness::*;
 use crate::core::consume::Handed;
 use crate::core::dead_letter::{self, FreshUids, Letter};
 use crate::core::event::Event;
-use crate::core::snapshot::{SnapshotError, decode, encode};
+use crate::core::snapshot::{Decoding, SnapshotError, put_head, put_part};
 use crate::core::state::State;
 use crate::core::types::*;
 use crate::core::{admin, pause, remove, settle};
-use crate::ids::{Offset, Uid};
+use crate::ids::{Offset, QueueId, Uid};
 use crate::record::Lane;
 
-fn bytes_of(state: &State) -> Vec<u8> {
-    let mut out = Vec::new();
-    encode(state, &mut out);
-    out
+/// A snapshot, whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Image {
+    head: Vec<u8>,
+    parts: BTreeMap<QueueId, Vec<u8>>,
+}
+
+fn image_of(state: &State) -> Image {
+    let mut image = Image::default();
+    image.update(state, &state.queue_ids().collect::<Vec<_>>());
+    image
+}
+
+impl Image {
+    /// Puts these queues anew, and the head.
+    fn update(&mut self, state: &State, changed: &[QueueId]) {
+        self.head.clear();
+        put_head(&mut self.head, state);
+        for id in changed {
+            self.parts.remove(id);
+            if let Some(queue) = state.queue(*id) {
+                put_part(self.parts.entry(*id).or_default(), state, queue);
+            }
+        }
+    }
+
+    fn decode(&self) -> Result<State, SnapshotError> {
+        let mut decoding = Decoding::begin(&self.head)?;
+        self.parts.iter().try_for_each(|(id, part)| decoding.part(*id, part))?;
+        Ok(decoding.end())
+    }
+
+    /// The head or a part, and the error of a snapshot in which it is another.
+    fn changed(
+        &self,
+        at: prop::sample::Index,
+        change: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<State, SnapshotError> {
+        let mut image = self.clone();
+        let mut all: Vec<&mut Vec<u8>> =
+            [&mut image.head].into_iter().chain(image.parts.values_mut()).collect();
+        let which = at.index(all.len());
+        change(all[which]);
+        image.decode()
+    }
 }
 
 /// One command and the numbers that shape it.
@@ -186,13 +229,13 @@ proptest! {
     #[test]
     fn both_go_on_in_the_same_way(before in steps(300), after in steps(300)) {
         let mut one = walked(before);
-        let bytes = bytes_of(&one.shard.state);
-        let mut other = Walk { shard: Shard { state: decode(&bytes).unwrap(), ..one.shard.clone() }, ..one.clone() };
-        prop_assert_eq!(&bytes_of(&other.shard.state), &bytes);
+        let image = image_of(&one.shard.state);
+        let mut other = Walk { shard: Shard { state: image.decode().unwrap(), ..one.shard.clone() }, ..one.clone() };
+        prop_assert_eq!(&image_of(&other.shard.state), &image);
         for step in after {
             prop_assert_eq!(one.step(step), other.step(step));
         }
-        prop_assert_eq!(bytes_of(&one.shard.state), bytes_of(&other.shard.state));
+        prop_assert_eq!(image_of(&one.shard.state), image_of(&other.shard.state));
         prop_assert_eq!(one.shard.state.producer_count(), other.shard.state.producer_count());
     }
 
@@ -201,33 +244,82 @@ proptest! {
         let walk = walked(steps);
         let mut replayed = State::default();
         walk.shard.log.iter().for_each(|event| replayed.apply(event));
-        prop_assert_eq!(bytes_of(&replayed), bytes_of(&walk.shard.state));
+        prop_assert_eq!(image_of(&replayed), image_of(&walk.shard.state));
+    }
+
+    /// What is not told as changed is what it was, whatever has happened, and after a restart too.
+    #[test]
+    fn what_has_changed_is_told(walks in proptest::collection::vec(steps(40), 1..12), restarts: u16) {
+        let mut walk = Walk::begun();
+        let mut image = Image::default();
+        for (at, steps) in walks.into_iter().enumerate() {
+            steps.into_iter().for_each(|step| drop(walk.step(step)));
+            let changed = walk.shard.state.take_changed();
+            prop_assert!(changed.is_sorted());
+            image.update(&walk.shard.state, &changed);
+            prop_assert_eq!(&image, &image_of(&walk.shard.state));
+            prop_assert_eq!(walk.shard.state.take_changed(), []);
+            if restarts >> at & 1 == 1 {
+                walk.shard.state = image.decode().unwrap();
+                prop_assert_eq!(walk.shard.state.take_changed(), []);
+            }
+        }
     }
 
     #[test]
     fn any_bytes_are_read_without_panic(bytes: Vec<u8>) {
-        let _ = decode(&[&[1, 0, 0, 0], &bytes[..]].concat());
-        let _ = decode(&bytes);
+        for bytes in [[&[1, 0], &bytes[..]].concat(), bytes] {
+            let head = image_of(&State::default()).head;
+            let _ = Image { head: bytes.clone(), ..Image::default() }.decode();
+            let _ = Image { head, parts: [(QueueId(1), bytes)].into() }.decode();
+        }
     }
 
     /// What still decodes is a state in which time can pass.
     #[test]
     fn changed_bytes_are_read_without_panic(
         before in steps(120),
+        which: prop::sample::Index,
         at: prop::sample::Index,
         to: u8,
-        cut: prop::sample::Index,
     ) {
-        let mut bytes = bytes_of(&walked(before).shard.state);
-        prop_assert_eq!(decode(&bytes[..cut.index(bytes.len())]).unwrap_err(), SnapshotError::Truncated);
-        let at = at.index(bytes.len());
-        bytes[at] = to;
-        if let Ok(mut state) = decode(&bytes) {
+        let image = image_of(&walked(before).shard.state);
+        let cut = image.changed(which, |bytes| bytes.truncate(at.index(bytes.len())));
+        prop_assert_eq!(cut.unwrap_err(), SnapshotError::Truncated);
+        let flipped = image.changed(which, |bytes| {
+            let at = at.index(bytes.len());
+            bytes[at] = to;
+        });
+        if let Ok(mut state) = flipped {
             state.apply(&Event::Started { incarnation: 9, log_us: 1 });
-            let again = bytes_of(&state);
-            prop_assert_eq!(bytes_of(&decode(&again).unwrap()), again);
+            let again = image_of(&state);
+            prop_assert_eq!(image_of(&again.decode().unwrap()), again);
         }
     }
+}
+
+#[test]
+fn a_change_is_told_of_the_queue_alone_that_it_is_in() {
+    let mut shard = Shard::default();
+    let ids = QUEUES.map(|name| shard.create_queue(name).unwrap());
+    assert_eq!(shard.state.take_changed(), ids);
+    shard.publish("r", 3, None).unwrap();
+    assert_eq!(shard.state.take_changed(), [ids[1]]);
+    let handed = shard.lease_from("r", "default", 1);
+    assert_eq!(shard.state.take_changed(), [ids[1]]);
+    shard.now.log_us += LEASE_US;
+    shard.restart(2);
+    assert_eq!(shard.state.take_changed(), [ids[1]], "the lease has got its grace");
+    shard.restart(3);
+    assert_eq!(shard.state.take_changed(), [], "which is as long again");
+    shard.settle_on("r", "default", &[(handed[0], Ending::Ack)]);
+    let decision = admin::delete_queue(&shard.state, &queue_name("q"), None).unwrap();
+    shard.enact(decision);
+    assert_eq!(shard.state.take_changed(), [ids[0], ids[1]]);
+    shard.state.mark_changed([ids[0]]);
+    assert_eq!(shard.state.take_changed(), [ids[0]]);
+    shard.state.mark_all_changed();
+    assert_eq!(shard.state.take_changed(), ids[1..]);
 }
 
 /// A state with something of every kind.
@@ -271,7 +363,8 @@ fn example() -> State {
 /// version), the golden file is written anew from what a failure prints.
 #[test]
 fn the_layout_is_frozen() {
-    let bytes = bytes_of(&example());
+    let Image { head, parts } = image_of(&example());
+    let bytes = [head].into_iter().chain(parts.into_values()).collect::<Vec<_>>().concat();
     let hex: String = bytes
         .chunks(40)
         .map(|line| line.iter().map(|b| format!("{b:02x}")).collect::<String>() + "\n")

@@ -4,8 +4,7 @@
 //! - The directory's lock is held meanwhile. Nothing is changed but the lock's text, except by
 //!   [`Inspection::restart_at`].
 //! - The log is read by the decoders and the recovery of the server itself: what is said here is what a start meets.
-//! - Memory is bounded whatever the size of the log: a window of one file, the runs of one segment, the segment set,
-//!   one checkpoint. Nothing is kept for each record.
+//! - Memory is bounded whatever the size of the log: windows of two files, the runs of one segment, the segment set. Nothing is kept for each record.
 
 mod adopt;
 mod survivors;
@@ -14,10 +13,11 @@ mod walk;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use super::checkpoint::Point;
 pub use survivors::Survivors;
 pub use walk::{Flow, Item, SegmentDamage, SegmentFault, StoredMessage};
 
-use super::checkpoint::{self, CheckpointFault, Mark};
+use super::checkpoint::{self, CheckpointFault, Image, Mark, Parts};
 use super::counters::LogCounters;
 use super::directory::{self, DirectoryError, Examined};
 use super::ending::{self, Judged};
@@ -28,7 +28,7 @@ use super::segment::Salts;
 use super::set::SegmentSet;
 use super::{Placed, Reader, Replayed, StateMachine, packed, segment};
 use crate::disk::Disk;
-use crate::ids::{Lsn, SegmentNumber, Uid};
+use crate::ids::{SegmentNumber, Uid};
 
 /// A data directory that this process holds in order to look at it.
 #[derive(Debug)]
@@ -63,6 +63,15 @@ pub struct Part {
     pub from: u64,
     pub to: u64,
     pub what: FrameFault,
+}
+
+/// The checkpoints of a data directory.
+#[derive(Clone, Debug)]
+pub struct CheckpointsChecked {
+    /// The states that can be restored, newest first.
+    pub points: Vec<Point>,
+    /// The paths of files that cannot be used.
+    pub damaged: Vec<(String, CheckpointFault)>,
 }
 
 /// A file in a data directory, by its path there.
@@ -101,14 +110,19 @@ impl Inspection {
         self.examined.identity.as_ref().err()
     }
 
-    /// The checkpoints that are there, newest first.
-    pub fn checkpoints(&self) -> Result<Vec<Lsn>, LogError> {
-        checkpoint::list(&*self.disk)
+    /// Reads all checkpoints and verifies every part of them.
+    pub fn checkpoints(&self) -> Result<CheckpointsChecked, LogError> {
+        let found = checkpoint::find(&*self.disk, self.cluster)?;
+        let damaged = found.damaged.iter().map(|(name, fault)| (name.path(), *fault));
+        Ok(CheckpointsChecked {
+            points: checkpoint::points(&found.files).collect(),
+            damaged: damaged.collect(),
+        })
     }
 
-    /// Reads a checkpoint and verifies every part of it.
-    pub fn checkpoint(&self, lsn: Lsn) -> Result<Result<(Mark, Vec<u8>), CheckpointFault>, LogError> {
-        checkpoint::read(&*self.disk, self.cluster, lsn)
+    /// Opens the state of a checkpoint.
+    pub fn image(&self, point: &Point) -> Result<(Mark, Image), LogError> {
+        Ok(checkpoint::image(&*self.disk, self.cluster, point)?)
     }
 
     /// What a log without checkpoints still has.
@@ -210,11 +224,6 @@ impl Inspection {
         segment::path(segment)
     }
 
-    /// The path of a checkpoint in the data directory.
-    pub fn checkpoint_path(lsn: Lsn) -> String {
-        checkpoint::path(lsn)
-    }
-
     /// The segment whose file has this path in the data directory.
     pub fn segment_at(path: &str) -> Option<SegmentNumber> {
         path.split_once('/').and_then(|(_, name)| segment::parse_name(name))
@@ -239,7 +248,8 @@ impl Inspection {
         &self,
         scan: Scan<'_>,
         incarnation: u32,
-        state: &[u8],
+        head: &[u8],
+        parts: &Parts,
     ) -> Result<(PathBuf, Vec<PathBuf>), LogError> {
         let disk = &*self.disk;
         let Scan { recovery, judged } = scan;
@@ -254,11 +264,11 @@ impl Inspection {
         };
         ["quarantine", "checkpoint"].into_iter().try_for_each(|dir| disk.create_dir(dir))?;
         let mut aside = Vec::new();
-        for lsn in checkpoint::list(disk)? {
-            aside.push(checkpoint::set_aside(disk, &checkpoint::name(lsn))?);
+        for name in checkpoint::list(disk)? {
+            aside.push(checkpoint::set_aside(disk, name)?);
         }
-        checkpoint::write(disk, self.cluster, &mark, state, &[])?;
-        Ok((disk.full_path(&checkpoint::path(mark.lsn)), aside))
+        let base = checkpoint::write_base(disk, self.cluster, &mark, head, parts)?;
+        Ok((disk.full_path(&base.name.path()), aside))
     }
 }
 
@@ -335,8 +345,8 @@ struct Forgetful<'a> {
 }
 
 impl StateMachine for Forgetful<'_> {
-    fn restore(&mut self, state: &[u8]) -> Result<(), ReplayError> {
-        self.machine.restore(state)
+    fn restore(&mut self, image: Image) -> Result<(), LogError> {
+        self.machine.restore(image)
     }
 
     fn apply(&mut self, record: Replayed<'_>) -> Result<(), ReplayError> {

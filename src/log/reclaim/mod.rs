@@ -3,7 +3,7 @@
 //! queue's backlog comes to lie together.
 //!
 //! # Contract
-//! - Only segments wholly before the older kept checkpoint are touched: no replay reads them.
+//! - Only segments wholly before the fallback of the checkpoints are touched: no replay reads them.
 //! - A record is copied whole, and verified, message by message. One that fails its checksum stays where it is: its
 //!   segment is not rewritten, reported, and served as before. Nothing goes because it could not be read.
 //! - What is needed is judged by the newest checkpoint, again for each piece that is copied. Once not needed, a record

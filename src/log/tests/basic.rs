@@ -89,8 +89,8 @@ struct Refusing {
 }
 
 impl StateMachine for Refusing {
-    fn restore(&mut self, _: &[u8]) -> Result<(), ReplayError> {
-        Err(ReplayError("no checkpoint was taken".to_owned()))
+    fn restore(&mut self, image: Image) -> Result<(), LogError> {
+        Err(image.refusal("no checkpoint was taken"))
     }
 
     fn apply(&mut self, record: Replayed<'_>) -> Result<(), ReplayError> {

@@ -47,19 +47,34 @@ fn a_start_reads_from_the_newest_checkpoint_on() {
     harness.assert_holds(300, SIZE);
 }
 
+fn flip(path: &Path) -> Vec<u8> {
+    let mut bytes = std::fs::read(path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(path, &bytes).unwrap();
+    bytes
+}
+
 #[test]
 fn a_damaged_checkpoint_is_set_aside_and_the_older_one_serves() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path());
-    let newest = files(dir.path(), "checkpoint", "ckpt").pop().unwrap();
-    let mut bytes = std::fs::read(&newest).unwrap();
-    *bytes.last_mut().unwrap() ^= 1;
-    std::fs::write(&newest, &bytes).unwrap();
-    let mut harness = open_dir(dir.path()).unwrap();
-    assert_eq!(harness.restored.as_deref(), Some(&b"two"[..]));
-    assert_eq!(harness.replayed.len(), 100);
+    // Base and delta of "two", then of "three".
+    let all = files(dir.path(), "checkpoint", "ckpt");
+    assert_eq!(all.len(), 4);
+    let damaged = flip(&all[3]);
+    let harness = open_dir(dir.path()).unwrap();
+    assert_eq!(
+        (harness.restored.as_deref(), harness.replayed.len()),
+        (Some(&b"three"[..]), 50),
+        "by its base"
+    );
     assert_eq!(harness.log.report().set_aside.len(), 1);
-    assert_eq!(std::fs::read(&harness.log.report().set_aside[0]).unwrap(), bytes);
+    assert_eq!(std::fs::read(&harness.log.report().set_aside[0]).unwrap(), damaged);
+    drop(harness);
+    flip(&all[2]);
+    let mut harness = open_dir(dir.path()).unwrap();
+    assert_eq!((harness.restored.as_deref(), harness.replayed.len()), (Some(&b"two"[..]), 100));
+    assert_eq!(harness.log.report().set_aside.len(), 1);
     harness.assert_holds(300, SIZE);
     assert!(harness.checkpoint(b"four", 0).unwrap());
     drop(harness);

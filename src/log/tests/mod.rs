@@ -2,12 +2,12 @@
 
 mod basic;
 mod checkpoints;
-mod crash;
+pub mod crash;
 mod damage;
 mod faults;
 mod full;
 mod golden;
-mod hook;
+pub mod hook;
 mod indexing;
 mod keeping;
 mod old_bytes;

@@ -63,9 +63,9 @@ struct Seen {
 }
 
 impl StateMachine for Seen {
-    fn restore(&mut self, state: &[u8]) -> Result<(), ReplayError> {
+    fn restore(&mut self, image: Image) -> Result<(), LogError> {
         assert!(self.restored.is_none() && self.replayed.is_empty(), "a checkpoint comes first");
-        self.restored = Some(state.to_vec());
+        self.restored = Some(image.head().to_vec());
         Ok(())
     }
 
@@ -150,9 +150,10 @@ impl Harness {
             match self.events.recv_timeout(Duration::from_secs(20)).expect("the log reports") {
                 LogEvent::Marked(mark) => {
                     let live = live.clone();
-                    self.log.checkpoint(Checkpoint { mark, state: state.to_vec(), live });
+                    let (head, parts) = (state.to_vec(), Parts::default());
+                    self.log.checkpoint(Checkpoint { mark, head, parts, live });
                 }
-                LogEvent::CheckpointEnded { written } => return Ok(written),
+                LogEvent::CheckpointEnded(end) => return Ok(end == CheckpointEnd::Written),
                 LogEvent::Failed(error) => return Err(error),
                 LogEvent::Room(room) => self.room = Some(room),
                 _ => {}
