@@ -15,12 +15,12 @@ use std::path::PathBuf;
 use super::directory::list_if_there;
 use super::error::{FrameFault, LogError};
 use super::frame::FRAME_BYTES_MAX;
-use super::index;
 use super::recovery::{FIRST_FRAME_AT, Opened, Recovery, open_listed, open_segment};
 use super::salvage::{Damage, Hole, search};
 use super::segment::{self, Blank, Salts};
 use super::tail::Chain;
 use super::window::Window;
+use super::{index, packed};
 use crate::disk::{Disk, DiskFile, Entry, join};
 use crate::ids::SegmentNumber;
 
@@ -202,8 +202,11 @@ pub fn is_blank_file(disk: &dyn Disk, segment: SegmentNumber, salts: &Salts) -> 
     is_blank(&mut window, segment, salts, &Chain::default())
 }
 
+/// The highest number that a segment of the log ever had: those of packed ones are not among its numbers, though they
+/// may lie in `quarantine/`, too.
 fn highest<'a>(recovery: &Recovery<'_>, entries: impl Iterator<Item = &'a Entry>) -> SegmentNumber {
     let named = entries.filter_map(|entry| entry.name.get(..24).and_then(segment::parse_name));
+    let named = named.filter(|segment| !packed::is_packed(*segment));
     named.chain(recovery.set.highest()).max().map_or(recovery.highest, |named| named.max(recovery.highest))
 }
 

@@ -19,6 +19,7 @@
 //! A file is written and synced piece by piece under a temporary name, the header last; then it is renamed, its
 //! directory synced, and its index written. It belongs to the log from the `SegmentReplaced` record on that names it.
 
+use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -237,16 +238,25 @@ fn temp_path(segment: SegmentNumber) -> String {
     format!("{}.tmp", segment::path(segment))
 }
 
-/// Whether all that is in a packed segment that is not of the log is in segments that are.
-pub fn is_unfinished(
+/// Packed segments that are not of the log, and all that is in them is in segments that are: their `SegmentReplaced`
+/// record was not durable. One can have been made of others of them, which have lower numbers.
+pub fn unfinished(
     disk: &dyn Disk,
     cluster: Uid,
     set: &SegmentSet,
-    segment: SegmentNumber,
-) -> Result<bool, DiskError> {
-    let known = |old: &SegmentNumber| set.contains(*old) || set.was_dropped(*old);
-    let header = PackedHeader::read(disk, segment)?.filter(|header| header.cluster == cluster);
-    Ok(header.is_some_and(|header| !header.replaced.is_empty() && header.replaced.iter().all(known)))
+) -> Result<BTreeSet<SegmentNumber>, DiskError> {
+    let of_log = |segment: SegmentNumber| set.contains(segment) || set.was_dropped(segment);
+    let entries = disk.list(DIR)?;
+    let there: BTreeSet<_> = entries.iter().filter_map(|entry| segment::parse_name(&entry.name)).collect();
+    let mut unfinished = BTreeSet::new();
+    for segment in there.into_iter().filter(|segment| !of_log(*segment)) {
+        let header = PackedHeader::read(disk, segment)?.filter(|header| header.cluster == cluster);
+        let is_there = |old: &SegmentNumber| of_log(*old) || unfinished.contains(old);
+        if header.is_some_and(|header| !header.replaced.is_empty() && header.replaced.iter().all(is_there)) {
+            unfinished.insert(segment);
+        }
+    }
+    Ok(unfinished)
 }
 
 /// What a start found in `packed/`.
@@ -270,17 +280,16 @@ pub fn settle(disk: &dyn Disk, cluster: Uid, set: &SegmentSet) -> Result<Settled
             disk.remove(&join(DIR, &entry.name))?;
         }
     }
-    for segment in &there {
-        if set.contains(*segment) || set.was_dropped(*segment) {
-            continue;
-        }
-        if is_unfinished(disk, cluster, set, *segment)? {
-            abandon(disk, *segment);
-        } else {
-            let name = format!("{:020}.seg", segment.0);
-            settled.set_aside.push(ending::move_to_quarantine(disk, DIR, &name)?);
-        }
+    let unfinished = unfinished(disk, cluster, set)?;
+    let strange = |segment: &&SegmentNumber| {
+        !set.contains(**segment) && !set.was_dropped(**segment) && !unfinished.contains(segment)
+    };
+    for segment in there.iter().filter(strange) {
+        let name = format!("{:020}.seg", segment.0);
+        settled.set_aside.push(ending::move_to_quarantine(disk, DIR, &name)?);
     }
+    // What was made of another goes first: should this start be killed, the next one understands what is left.
+    unfinished.into_iter().rev().for_each(|segment| abandon(disk, segment));
     let listed = set.packed().map(|packed| packed.segment);
     settled.missing = listed.filter(|segment| !there.contains(segment)).collect();
     Ok(settled)
@@ -319,5 +328,28 @@ mod tests {
         assert!(is_packed(header().segment) && !is_packed(SegmentNumber(1)));
         assert_eq!(temp_path(header().segment), "packed/01000000000000000005.seg.tmp");
         assert_eq!(segment::index_path(header().segment), "packed/01000000000000000005.idx");
+    }
+    #[test]
+    fn what_was_made_of_unfinished_segments_is_unfinished_too_and_what_is_strange_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = crate::disk::RealDisk::new(dir.path());
+        ["log", DIR, "quarantine"].into_iter().for_each(|dir| disk.create_dir(dir).unwrap());
+        let mut set = SegmentSet::default();
+        set.add(super::super::system::SegmentAdded { segment: SegmentNumber(3), bytes: 8192 });
+        let packed = |number| PACKED_FIRST.plus(number);
+        for (number, replaced) in [(5, SegmentNumber(3)), (7, packed(5)), (8, packed(6)), (9, packed(7))] {
+            let segment = packed(number);
+            let header = PackedHeader { segment, replaced: vec![replaced], ..header() };
+            std::fs::write(dir.path().join(segment::path(segment)), header.encode()).unwrap();
+        }
+        let cluster = header().cluster;
+        assert_eq!(unfinished(&disk, cluster, &set).unwrap(), [5, 7, 9].map(packed).into());
+        assert_eq!(unfinished(&disk, Uid([2; 16]), &set).unwrap(), BTreeSet::new());
+        // A start that was killed has left these.
+        abandon(&disk, packed(9));
+        let settled = settle(&disk, cluster, &set).unwrap();
+        let aside = dir.path().join("quarantine/01000000000000000008.seg");
+        assert_eq!((settled.set_aside, settled.missing), (vec![aside], vec![]));
+        assert_eq!(std::fs::read_dir(dir.path().join(DIR)).unwrap().count(), 0);
     }
 }

@@ -15,6 +15,7 @@ use super::frame::{
     FRAME_ALIGN, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FRAME_TRAILER_BYTES, FrameHeader, frame_len,
 };
 use super::index::{INDEX_RUNS_MAX, Index};
+use super::packed;
 use super::segment::{Blank, SEGMENT_HEADER_BYTES, Salts, SegmentHeader};
 use super::set::SegmentSet;
 use super::system::{SegmentAdded, SegmentsDropped, SegmentsReplaced, no_op};
@@ -237,6 +238,10 @@ impl Tail {
         if self.listed.len() + usize::from(self.unlisted.is_some()) < AHEAD && !self.wanted {
             self.wanted = true;
             self.highest = self.highest.next();
+            assert!(
+                !packed::is_packed(self.highest),
+                "the log's numbers stay below those of packed segments"
+            );
             blanks.want(self.highest);
         }
     }

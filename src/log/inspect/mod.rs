@@ -232,7 +232,7 @@ impl Inspection {
     /// Whether a packed segment was not finished: a start removes it, as all of it is in segments of the log.
     pub fn is_unfinished(&self, scan: &Scan<'_>, segment: SegmentNumber) -> Result<bool, LogError> {
         Ok(packed::is_packed(segment)
-            && packed::is_unfinished(&*self.disk, self.cluster, &scan.recovery.set, segment)?)
+            && packed::unfinished(&*self.disk, self.cluster, &scan.recovery.set)?.contains(&segment))
     }
 
     /// Whether nothing was ever written into a segment's file.

@@ -239,4 +239,15 @@ fn a_missing_packed_segment_is_reported_and_a_strange_one_set_aside() {
     assert_eq!(report.missing, [SegmentNumber(name.trim_end_matches(".seg").parse().unwrap())]);
     assert_eq!(report.set_aside.len(), 1);
     assert!(!strange.exists() && report.set_aside[0].exists());
+    drop(again);
+    // Its number is none of the log's, though it lies in quarantine now.
+    let there = packed(dir.path(), ".seg");
+    let mut again = open_dir(dir.path()).unwrap();
+    let (begun, end) = (again.log.report().segments, ends[&QueueId(1)]);
+    for offset in end..end + 4 * SEGMENT_BYTES / SIZE as u64 {
+        again.commit(vec![run_of(QueueId(1), offset, 1, SIZE)]);
+    }
+    drop(again);
+    assert!(open_dir(dir.path()).unwrap().log.report().segments > begun, "segments were begun");
+    assert_eq!(packed(dir.path(), ".seg"), there, "none of them as packed ones");
 }
