@@ -35,8 +35,9 @@ pub async fn run(args: &ConsumeArgs) -> Result<Report, Failure> {
         "batch": args.batch,
         "consumers": args.consumers,
         "size": args.size,
+        "warm_up": args.warm_up,
     });
-    Ok(Report { command: "consume", settings, runs, limit: None })
+    Ok(Report { command: "consume", settings, runs, limits: Vec::new() })
 }
 
 async fn one(args: &ConsumeArgs) -> Result<Figures, Failure> {
@@ -44,9 +45,11 @@ async fn one(args: &ConsumeArgs) -> Result<Figures, Failure> {
     let (clients, names) = (target.clients(), queue_names(1));
     create_queues(&clients, &names).await?;
     let ConsumeArgs { mode, batch, consumers, messages, size, .. } = *args;
-    let drain = Drain { mode, batch, consumers, messages, size };
-    let seconds = self::drain(&drain, &|| target.clients(), &names).await?.as_secs_f64();
+    let warm_up = Duration::from_secs(args.warm_up);
+    let drain = Drain { mode, batch, consumers, messages, size, warm_up };
+    let Drained { messages, took } = self::drain(&drain, &|| target.clients(), &names).await?;
     delete_queues(&clients, &names).await?;
+    let seconds = took.as_secs_f64();
     Ok(vec![
         ("messages", messages as f64),
         ("seconds", seconds),
@@ -63,31 +66,53 @@ pub struct Drain {
     pub consumers: u64,
     pub messages: u64,
     pub size: u64,
+    /// What is consumed in this time does not count.
+    pub warm_up: Duration,
 }
 
-/// Fills the first of the queues and consumes it all; how long the consuming took. `connect` makes a connection.
+/// What was consumed after the warm-up.
+#[derive(Clone, Copy, Debug)]
+pub struct Drained {
+    pub messages: u64,
+    pub took: Duration,
+}
+
+/// Fills the first of the queues and consumes it all. `connect` makes a connection.
 pub async fn drain(
     drain: &Drain,
     connect: &dyn Fn() -> Clients,
     names: &[String],
-) -> Result<Duration, Failure> {
+) -> Result<Drained, Failure> {
     let (clients, names) = (connect(), &names[..1]);
     fill(&clients, names, drain.messages, drain.size, batch_of(drain.size)).await?;
     check("messages that wait", waiting(&clients, names).await?, drain.messages)?;
     let everyone: Vec<Clients> = (0..drain.consumers).map(|_| connect()).collect();
     let progress = Arc::new(Progress::start("consuming", drain.messages));
     let name = subscription(&names[0]);
-    let start = Instant::now();
-    match drain.mode {
-        ConsumeMode::Pull => {
-            pull_all(&everyone, &name, drain.batch, drain.messages, Arc::clone(&progress)).await?;
+    let warm_up = async {
+        // Even a sleep of nothing takes a millisecond.
+        if !drain.warm_up.is_zero() {
+            tokio::time::sleep(drain.warm_up).await;
         }
-        ConsumeMode::Subscribe => subscribe_all(drain, &everyone, &name, &progress).await?,
-    }
-    let took = start.elapsed();
+        Ok((progress.done(), Instant::now()))
+    };
+    let all = async {
+        match drain.mode {
+            ConsumeMode::Pull => {
+                pull_all(&everyone, &name, drain.batch, drain.messages, Arc::clone(&progress)).await?;
+            }
+            ConsumeMode::Subscribe => subscribe_all(drain, &everyone, &name, &progress).await?,
+        }
+        Ok::<_, Failure>(Instant::now())
+    };
+    let ((before, start), end) = tokio::try_join!(warm_up, all)?;
+    let took = end.saturating_duration_since(start);
     check("messages consumed", progress.done(), drain.messages)?;
     check("messages left", waiting(&clients, names).await?, 0)?;
-    Ok(took)
+    if took.is_zero() {
+        return Err("all was consumed before the warm-up was over; take more messages".into());
+    }
+    Ok(Drained { messages: drain.messages - before, took })
 }
 
 async fn subscribe_all(

@@ -1,8 +1,8 @@
 //! Publishing in a closed loop: as many requests as wanted are under way, and each answer starts the next one.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,40 +15,61 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::Failure;
 use crate::progress::Progress;
+use crate::samples::{Samples, Window};
+
+const NO_PANIC: &str = "nothing panics while it has the lock";
+
+/// More than is ever published.
+const WITHOUT_END: u64 = u64::MAX / 2;
 
 /// How much is published.
 #[derive(Clone, Copy, Debug)]
 pub enum Length {
     Messages(u64),
     Time(Duration),
+    /// Until the window's end; counted as it says.
+    Within(Window),
+}
+
+/// Makes a message's body from its number.
+pub type Bodies = Box<dyn Fn(u64) -> Bytes + Send + Sync>;
+
+/// The same body for each message.
+pub fn same_body(size: u64) -> Bodies {
+    let body = Random::new(1).bytes(size as usize);
+    Box::new(move |_| body.clone())
 }
 
 /// What is published, shared by all who publish it.
 pub struct Load {
     queues: Vec<String>,
-    body: Bytes,
+    bodies: Bodies,
     batch: u64,
     /// Messages that are not yet in a request; without end if time is the limit.
     left: AtomicU64,
-    deadline: Option<Instant>,
+    window: Window,
+    samples: Mutex<Samples>,
     turn: AtomicU64,
     pub progress: Progress,
 }
 
 impl Load {
-    /// `batch` messages of `size` bytes in each request, to the queues in turn.
-    pub fn new(what: &str, names: &[String], size: u64, batch: u64, length: Length) -> Arc<Self> {
-        let (left, deadline) = match length {
-            Length::Messages(messages) => (messages, None),
-            Length::Time(time) => (u64::MAX / 2, Some(Instant::now() + time)),
+    /// `batch` messages in each request, to the queues in turn.
+    pub fn new(what: &str, names: &[String], bodies: Bodies, batch: u64, length: Length) -> Arc<Self> {
+        let from_now = |length| Window { start: Instant::now(), warm_up: Duration::ZERO, length };
+        let (left, window) = match length {
+            Length::Messages(messages) => (messages, from_now(None)),
+            Length::Time(time) => (WITHOUT_END, from_now(Some(time))),
+            Length::Within(window) => (WITHOUT_END, window),
         };
-        let total = if deadline.is_none() { left } else { 0 };
+        let total = if left == WITHOUT_END { 0 } else { left };
         Arc::new(Self {
             queues: names.iter().map(|name| queue(name)).collect(),
-            body: Random::new(1).bytes(size as usize),
+            bodies,
             batch,
             left: left.into(),
-            deadline,
+            window,
+            samples: Samples::new(window).into(),
             turn: AtomicU64::new(0),
             progress: Progress::start(what, total),
         })
@@ -56,49 +77,50 @@ impl Load {
 
     /// The next request; none when all is published.
     fn next(&self) -> Option<PublishRequest> {
-        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        if self.window.end().is_some_and(|end| Instant::now() >= end) {
             return None;
         }
         let take = |left: u64| (left > 0).then(|| left.saturating_sub(self.batch));
         let left = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
-        let message = Message { body: self.body.clone(), ..Message::default() };
+        let message = |number| Message { body: (self.bodies)(number), ..Message::default() };
+        let first = left.saturating_sub(self.batch);
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize % self.queues.len();
         Some(PublishRequest {
             queue: self.queues[turn].clone(),
-            messages: vec![message; left.min(self.batch) as usize],
+            messages: (first..left).map(message).collect(),
             ..PublishRequest::default()
         })
     }
-}
 
-/// The time that each request took, microseconds.
-pub type Latencies = Vec<u32>;
+    /// A request with this many messages that began at `began` is answered.
+    fn answered(&self, began: Instant, messages: u64) {
+        let (mut samples, now) = (self.samples.lock().expect(NO_PANIC), Instant::now());
+        samples.took(began, now);
+        samples.done(messages, now);
+        self.progress.add(messages);
+    }
 
-fn micros(since: Instant) -> u32 {
-    u32::try_from(since.elapsed().as_micros()).unwrap_or(u32::MAX)
+    /// What was seen so far.
+    pub fn samples(&self) -> Samples {
+        self.samples.lock().expect(NO_PANIC).clone()
+    }
 }
 
 /// Publishes by unary calls, one at a time.
-pub async fn by_calls(mut clients: Clients, load: Arc<Load>) -> Result<Latencies, Failure> {
-    let mut latencies = Latencies::new();
+pub async fn by_calls(mut clients: Clients, load: Arc<Load>) -> Result<(), Failure> {
     while let Some(request) = load.next() {
         let (count, start) = (request.messages.len() as u64, Instant::now());
         clients.messages.publish(request).await?;
-        latencies.push(micros(start));
-        load.progress.add(count);
+        load.answered(start, count);
     }
-    Ok(latencies)
+    Ok(())
 }
 
 /// Publishes by one stream with this many requests under way.
-pub async fn by_stream(
-    mut clients: Clients,
-    load: Arc<Load>,
-    in_flight: usize,
-) -> Result<Latencies, Failure> {
+pub async fn by_stream(mut clients: Clients, load: Arc<Load>, in_flight: usize) -> Result<(), Failure> {
     let (up, requests) = mpsc::channel(in_flight);
     let mut answers = clients.messages.publish_stream(ReceiverStream::new(requests)).await?.into_inner();
-    let (mut latencies, mut under_way) = (Latencies::new(), VecDeque::with_capacity(in_flight));
+    let mut under_way = VecDeque::with_capacity(in_flight);
     loop {
         while under_way.len() < in_flight
             && let Some(publish) = load.next()
@@ -108,14 +130,13 @@ pub async fn by_stream(
             // Should it fail, the answers say why.
             let _ = up.send(request).await;
         }
-        let Some((start, count)) = under_way.pop_front() else { return Ok(latencies) };
+        let Some((start, count)) = under_way.pop_front() else { return Ok(()) };
         let answer = answers.message().await?.ok_or("the server ended the stream")?;
         match answer.result {
             Some(Answer::Response(response)) if response.results.len() as u64 == count => {}
             other => return Err(format!("a publish failed: {other:?}").into()),
         }
-        latencies.push(micros(start));
-        load.progress.add(count);
+        load.answered(start, count);
     }
 }
 
@@ -127,13 +148,16 @@ pub async fn fill(
     size: u64,
     batch: u64,
 ) -> Result<(), Failure> {
-    // Enough under way for the disk, and not all of the server's memory.
-    let in_flight = ((8 << 20) / (batch * size).max(1)).clamp(2, 32) as usize;
-    let load = Load::new("filling", names, size, batch, Length::Messages(messages));
-    by_stream(clients.clone(), load, in_flight).await.map(drop)
+    let load = Load::new("filling", names, same_body(size), batch, Length::Messages(messages));
+    by_stream(clients.clone(), load, in_flight_of(batch * size)).await
 }
 
 /// The largest batch for bodies of this size: at most 1,000 messages and about 1 MiB.
 pub fn batch_of(size: u64) -> u64 {
     ((1 << 20) / size.max(1)).clamp(1, 1_000)
+}
+
+/// Requests of this size to have under way: enough for the disk, and not all of the server's memory.
+pub fn in_flight_of(request_bytes: u64) -> usize {
+    ((8 << 20) / request_bytes.max(1)).clamp(2, 32) as usize
 }

@@ -5,20 +5,28 @@
 //!
 //! | Module | For |
 //! |---|---|
-//! | `publish`, `consume`, `memory`, `reclaim`, `restart`, `limits` | one subcommand each: arguments to a [`report::Report`] |
-//! | `site`, `fill`, `take` | a server to measure; ways in and out of its queues |
+//! | `publish`, `consume`, `latency`, `mixed`, `memory`, `reclaim`, `restart`, `limits` | one subcommand each: arguments to a [`report::Report`] |
+//! | `site`, `fill`, `take`, `consumers` | a server to measure; ways in and out of its queues |
+//! | `schedule`, `bodies` | when messages are due at a rate, and what they carry |
+//! | `samples` | latencies and rates |
 //! | `report`, `progress` | what is shown |
 
 mod args;
+mod bodies;
 mod consume;
+mod consumers;
 mod fill;
+mod latency;
 mod limits;
 mod memory;
+mod mixed;
 mod progress;
 mod publish;
 mod reclaim;
 mod report;
 mod restart;
+mod samples;
+mod schedule;
 mod site;
 mod take;
 
@@ -42,13 +50,9 @@ fn main() -> ExitCode {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(report)) => {
             println!("{}", report.text(cli.format));
-            match report.over_limit() {
-                None => ExitCode::SUCCESS,
-                Some(why) => {
-                    eprintln!("{why}");
-                    ExitCode::FAILURE
-                }
-            }
+            let missed = report.missed();
+            missed.iter().for_each(|why| eprintln!("{why}"));
+            if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(failure) => {
             eprintln!("forebay-bench: {failure}");
@@ -65,6 +69,8 @@ fn run(command: &Command) -> Result<Report, Failure> {
         match command {
             Command::Publish(args) => publish::run(args).await,
             Command::Consume(args) => consume::run(args).await,
+            Command::Latency(args) => latency::run(args).await,
+            Command::Mixed(args) => mixed::run(args).await,
             Command::Memory(args) => memory::run(args).await,
             Command::Reclaim(args) => reclaim::run(args).await,
             Command::Restart(args) => restart::run(args).await,

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use forebay_testkit::Clients;
 use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::Failure;
 use crate::args::{PublishArgs, PublishMode};
-use crate::fill::{Latencies, Length, Load, by_calls, by_stream};
-use crate::report::{Figures, Report, percentile};
+use crate::fill::{Length, Load, by_calls, by_stream, same_body};
+use crate::report::{Figures, Report};
 use crate::site::{Target, check, create_queues, delete_queues, queue_names, queue_stats};
 
 /// Length of a run unless asked otherwise.
@@ -34,8 +35,9 @@ pub async fn run(args: &PublishArgs) -> Result<Report, Failure> {
         "size": args.size,
         "queues": args.queues,
         "connections": args.connections,
+        "warm_up": args.warm_up,
     });
-    Ok(Report { command: "publish", settings, runs, limit: None })
+    Ok(Report { command: "publish", settings, runs, limits: Vec::new() })
 }
 
 async fn one(args: &PublishArgs, batch: u64) -> Result<Figures, Failure> {
@@ -46,45 +48,51 @@ async fn one(args: &PublishArgs, batch: u64) -> Result<Figures, Failure> {
         Some(messages) => Length::Messages(messages),
         None => Length::Time(Duration::from_secs(args.seconds.unwrap_or(SECONDS_DEFAULT))),
     };
-    let load = Load::new("publishing", &names, args.size, batch, length);
+    let connections: Vec<Clients> =
+        (0..args.connections.min(args.in_flight)).map(|_| target.clients()).collect();
+    let load = |what, length| Load::new(what, &names, same_body(args.size), batch, length);
+    let warm_up = load("warming up", Length::Time(Duration::from_secs(args.warm_up)));
+    publish(args, &connections, &warm_up).await?;
+    let load = load("publishing", length);
     let start = Instant::now();
-    let mut latencies = publish(args, &target, &load).await?;
-    let seconds = start.elapsed().as_secs_f64();
+    publish(args, &connections, &load).await?;
+    let (seconds, samples) = (start.elapsed().as_secs_f64(), load.samples());
     let messages = load.progress.done();
     let stored = queue_stats(&clients, &names).await?.iter().map(|stats| stats.next_offset).sum();
-    check("messages in the queues", stored, messages)?;
+    check("messages in the queues", stored, messages + warm_up.progress.done())?;
     delete_queues(&clients, &names).await?;
-    latencies.sort_unstable();
-    let latency_ms = |share| percentile(&latencies, share) / 1e3;
-    Ok(vec![
+    let figures = vec![
         ("messages", messages as f64),
         ("seconds", seconds),
         ("messages_per_second", messages as f64 / seconds),
         ("mib_per_second", (messages * args.size) as f64 / seconds / f64::from(1 << 20)),
-        ("latency_p50_ms", latency_ms(0.5)),
-        ("latency_p99_ms", latency_ms(0.99)),
-        ("latency_max_ms", latency_ms(1.0)),
-    ])
+        ("latency_p50_ms", samples.latency_ms(0.5)),
+        ("latency_p99_ms", samples.latency_ms(0.99)),
+        ("latency_max_ms", samples.latency_ms(1.0)),
+    ];
+    Ok(figures)
 }
 
 /// Runs the loop; the requests under way are spread over the connections.
-async fn publish(args: &PublishArgs, target: &Target, load: &Arc<Load>) -> Result<Latencies, Failure> {
-    let connections = args.connections.min(args.in_flight);
+async fn publish(args: &PublishArgs, connections: &[Clients], load: &Arc<Load>) -> Result<(), Failure> {
     let mut workers = JoinSet::new();
-    for connection in 0..connections {
-        let (clients, load) = (target.clients(), Arc::clone(load));
-        let own = (args.in_flight + connection) / connections;
+    for (number, clients) in connections.iter().enumerate() {
+        let own = (args.in_flight as usize + number) / connections.len();
         if args.mode == PublishMode::Stream {
-            workers.spawn(by_stream(clients, load, own as usize));
+            workers.spawn(by_stream(clients.clone(), Arc::clone(load), own));
             continue;
         }
         for _ in 0..own {
-            workers.spawn(by_calls(clients.clone(), Arc::clone(&load)));
+            workers.spawn(by_calls(clients.clone(), Arc::clone(load)));
         }
     }
-    let mut latencies = Latencies::new();
+    all_done(workers).await
+}
+
+/// Waits until all workers are done, or one has failed.
+pub async fn all_done(mut workers: JoinSet<Result<(), Failure>>) -> Result<(), Failure> {
     while let Some(worker) = workers.join_next().await {
-        latencies.extend(worker??);
+        worker??;
     }
-    Ok(latencies)
+    Ok(())
 }

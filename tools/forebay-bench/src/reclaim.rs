@@ -59,13 +59,14 @@ pub async fn run(args: &ReclaimArgs) -> Result<Report, Failure> {
         });
     }
     let limit = match args.scenario {
-        Scenario::SlowConsumer => Limit { figure: "segments_beyond_twice_needed", most: SEGMENTS_MAX },
-        Scenario::Drain => Limit { figure: "slowdown", most: SLOWDOWN_MAX },
+        Scenario::SlowConsumer => Limit::Most("segments_beyond_twice_needed", SEGMENTS_MAX),
+        Scenario::Drain => Limit::Most("slowdown", SLOWDOWN_MAX),
     };
     let name = args.scenario.to_possible_value().map(|value| value.get_name().to_owned());
     let settings =
         json!({ "scenario": name, "scale": args.scale, "segment_bytes": segment_bytes(args.scale) });
-    Ok(Report { command: "reclaim", settings, runs, limit: (!args.no_verdict).then_some(limit) })
+    let limits = if args.no_verdict { Vec::new() } else { vec![limit] };
+    Ok(Report { command: "reclaim", settings, runs, limits })
 }
 
 /// Of a segment at this scale.

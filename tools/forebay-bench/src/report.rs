@@ -4,6 +4,8 @@ use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Map, Value, json};
 
+use crate::samples::Samples;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people
@@ -12,14 +14,53 @@ pub enum Format {
     Json,
 }
 
+/// Percentiles of latencies: to a publish's answer, and to its delivery.
+pub const PUBLISH: [&str; 5] =
+    ["publish_p50_ms", "publish_p90_ms", "publish_p99_ms", "publish_p999_ms", "publish_max_ms"];
+pub const END_TO_END: [&str; 5] = [
+    "end_to_end_p50_ms",
+    "end_to_end_p90_ms",
+    "end_to_end_p99_ms",
+    "end_to_end_p999_ms",
+    "end_to_end_max_ms",
+];
+
+/// The figures of these names.
+pub fn percentiles(names: [&'static str; 5], samples: &Samples) -> Figures {
+    let latencies = [0.5, 0.9, 0.99, 0.999, 1.0].map(|share| samples.latency_ms(share));
+    names.into_iter().zip(latencies).collect()
+}
+
 /// The figures of one run: names with their units last, in the order in which they are shown.
 pub type Figures = Vec<(&'static str, f64)>;
 
-/// What a figure's median may not exceed.
+/// What a figure's median must keep.
 #[derive(Clone, Copy, Debug)]
-pub struct Limit {
-    pub figure: &'static str,
-    pub most: f64,
+pub enum Limit {
+    Most(&'static str, f64),
+    Least(&'static str, f64),
+}
+
+impl Limit {
+    fn figure(self) -> &'static str {
+        let (Self::Most(figure, _) | Self::Least(figure, _)) = self;
+        figure
+    }
+
+    fn is_kept_by(self, value: f64) -> bool {
+        match self {
+            Self::Most(_, most) => value <= most,
+            Self::Least(_, least) => value >= least,
+        }
+    }
+
+    fn json(self, value: f64) -> Value {
+        let (name, bound) = match self {
+            Self::Most(_, most) => ("most", most),
+            Self::Least(_, least) => ("least", least),
+        };
+        json!({ "figure": self.figure(), name: number(bound), "passed": self.is_kept_by(value) })
+    }
 }
 
 /// The result of a subcommand.
@@ -30,7 +71,7 @@ pub struct Report {
     pub settings: Value,
     /// At least one; all have the same figures.
     pub runs: Vec<Figures>,
-    pub limit: Option<Limit>,
+    pub limits: Vec<Limit>,
 }
 
 /// Median, least and greatest.
@@ -60,12 +101,21 @@ impl Report {
         }
     }
 
-    /// Says by how much the limit was exceeded, if it was.
-    pub fn over_limit(&self) -> Option<String> {
-        let Limit { figure, most } = self.limit?;
-        let median = self.spread(figure).median;
-        (median > most)
-            .then(|| format!("{figure} has a median of {}; the limit is {}", number(median), number(most)))
+    /// Says of each limit that was missed by how much.
+    pub fn missed(&self) -> Vec<String> {
+        let missed = |limit: &&Limit| !limit.is_kept_by(self.spread(limit.figure()).median);
+        let say = |limit: &Limit| {
+            let (figure, median) = (limit.figure(), number(self.spread(limit.figure()).median));
+            match limit {
+                Limit::Most(_, most) => {
+                    format!("{figure} has a median of {median}; the limit is {}", number(*most))
+                }
+                Limit::Least(_, least) => {
+                    format!("{figure} has a median of {median}; it should have {}", number(*least))
+                }
+            }
+        };
+        self.limits.iter().filter(missed).map(say).collect()
     }
 
     fn names(&self) -> impl Iterator<Item = &'static str> {
@@ -91,9 +141,9 @@ impl Report {
             "runs": self.runs.iter().map(run).collect::<Vec<_>>(),
             "summary": self.names().map(|name| (name.to_owned(), spread(name))).collect::<Map<_, _>>(),
         });
-        if let Some(Limit { figure, most }) = self.limit {
-            let passed = self.over_limit().is_none();
-            all["limit"] = json!({ "figure": figure, "most": number(most), "passed": passed });
+        if !self.limits.is_empty() {
+            let judged = self.limits.iter().map(|limit| limit.json(self.spread(limit.figure()).median));
+            all["limits"] = judged.collect();
         }
         all
     }
@@ -124,20 +174,14 @@ fn number(value: f64) -> Value {
     if rounded.fract() == 0.0 && rounded.abs() < 1e15 { json!(rounded as i64) } else { json!(rounded) }
 }
 
-/// The value below which this share of the sorted values lies.
-pub fn percentile(sorted: &[u32], share: f64) -> f64 {
-    let last = sorted.len().saturating_sub(1);
-    sorted.get((last as f64 * share).round() as usize).copied().map_or(0.0, f64::from)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn report(values: &[f64], most: f64) -> Report {
         let runs = values.iter().map(|value| vec![("time_ms", *value), ("messages", 5.0)]).collect();
-        let limit = Some(Limit { figure: "time_ms", most });
-        Report { command: "restart", settings: json!({ "size": 1 }), runs, limit }
+        let limits = vec![Limit::Most("time_ms", most), Limit::Least("messages", 5.0)];
+        Report { command: "restart", settings: json!({ "size": 1 }), runs, limits }
     }
 
     #[test]
@@ -148,9 +192,11 @@ mod tests {
 
     #[test]
     fn the_median_is_judged() {
-        assert_eq!(report(&[100.0, 900.0, 200.0], 200.0).over_limit(), None);
-        let why = report(&[100.0, 900.0, 200.5], 200.0).over_limit().unwrap();
-        assert_eq!(why, "time_ms has a median of 200.5; the limit is 200");
+        assert!(report(&[100.0, 900.0, 200.0], 200.0).missed().is_empty());
+        let mut slow = report(&[100.0, 900.0, 200.5], 200.0);
+        assert_eq!(slow.missed(), ["time_ms has a median of 200.5; the limit is 200"]);
+        slow.limits = vec![Limit::Least("messages", 5.5)];
+        assert_eq!(slow.missed(), ["messages has a median of 5; it should have 5.5"]);
     }
 
     #[test]
@@ -158,15 +204,10 @@ mod tests {
         let json = report(&[100.0, 900.25, 200.0], 150.0).json();
         assert_eq!(json["runs"][1], json!({ "time_ms": 900.25, "messages": 5 }));
         assert_eq!(json["summary"]["time_ms"], json!({ "median": 200, "min": 100, "max": 900.25 }));
-        assert_eq!(json["limit"], json!({ "figure": "time_ms", "most": 150, "passed": false }));
+        let time = json!({ "figure": "time_ms", "most": 150, "passed": false });
+        let messages = json!({ "figure": "messages", "least": 5, "passed": true });
+        assert_eq!(json["limits"], json!([time, messages]));
         let table = report(&[100.0], 1.0).text(Format::Table);
         assert!(table.lines().any(|line| line.split_whitespace().eq(["time", "ms", "100", "100", "100"])));
-    }
-
-    #[test]
-    fn percentiles_are_values_that_occurred() {
-        let sorted: Vec<u32> = (1..=101).collect();
-        assert_eq!([0.0, 0.5, 0.99, 1.0].map(|share| percentile(&sorted, share)), [1.0, 51.0, 100.0, 101.0]);
-        assert_eq!(percentile(&[], 0.5), 0.0);
     }
 }

@@ -37,8 +37,8 @@ pub async fn run(args: &RestartArgs) -> Result<Report, Failure> {
     let settings =
         json!({ "messages": args.messages, "size": args.size, "delayed": args.delayed, "cold": args.cold });
     let most = if args.cold { COLD_MS_MAX } else { WARM_MS_MAX };
-    let limit = (!args.no_verdict).then_some(Limit { figure: "ready_ms", most });
-    Ok(Report { command: "restart", settings, runs, limit })
+    let limits = if args.no_verdict { Vec::new() } else { vec![Limit::Most("ready_ms", most)] };
+    Ok(Report { command: "restart", settings, runs, limits })
 }
 
 async fn one(args: &RestartArgs, site: &mut Site, names: &[String]) -> Result<Figures, Failure> {

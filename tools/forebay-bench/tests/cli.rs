@@ -125,7 +125,7 @@ fn every_memory_scenario_reaches_its_state() {
             assert!(figure(&report, 0, "empty_mib") > 0.5, "a process has memory");
             assert!(figure(&report, 0, "peak_growth_mib") >= figure(&report, 0, "growth_mib"));
             assert!(figure(&report, 0, &format!("bytes_per_{of}")) >= 0.0);
-            assert!(report.get("limit").is_none());
+            assert!(report.get("limits").is_none());
         });
     }
 }
@@ -134,8 +134,8 @@ fn every_memory_scenario_reaches_its_state() {
 fn scale_multiplies_a_scenario() {
     let report = json(&["memory", "waiting-1k", "--scale", "0.002"]);
     assert_eq!(report["settings"]["count"], 2_000);
-    assert_eq!(report["limit"]["figure"], "growth_mib");
-    assert_eq!(report["limit"]["most"], 64);
+    assert_eq!(report["limits"][0]["figure"], "growth_mib");
+    assert_eq!(report["limits"][0]["most"], 64);
 }
 
 /// A program that starts the server of this build after half a second.
@@ -162,7 +162,7 @@ fn a_restart_is_measured_and_judged() {
         let output = bench(&[&small[..], &["--server-bin", &slow, "-o", "json"]].concat());
         assert_eq!(output.status.code(), Some(1));
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!(report["limit"]["passed"], false);
+        assert_eq!(report["limits"][0]["passed"], false);
         assert!(figure(&report, 0, "ready_ms") > 500.0);
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(errors.starts_with("ready_ms has a median of "), "{errors}");

@@ -20,7 +20,7 @@ use serde_json::json;
 use crate::Failure;
 use crate::args::{ConsumeMode, LimitsArgs};
 use crate::consume::{self, Drain};
-use crate::fill::{Length, Load, by_calls, by_stream};
+use crate::fill::{Length, Load, by_calls, by_stream, same_body};
 use crate::report::{Figures, Report};
 use crate::site::{Site, check, create_queues, queue_names, queue_stats};
 
@@ -37,7 +37,7 @@ pub async fn run(args: &LimitsArgs) -> Result<Report, Failure> {
         runs.push(one(args).await?);
     }
     let settings = json!({ "seconds": args.seconds, "size": BODY_BYTES });
-    Ok(Report { command: "limits", settings, runs, limit: None })
+    Ok(Report { command: "limits", settings, runs, limits: Vec::new() })
 }
 
 async fn one(args: &LimitsArgs) -> Result<Figures, Failure> {
@@ -62,6 +62,7 @@ async fn one(args: &LimitsArgs) -> Result<Figures, Failure> {
         consumers: 1,
         messages: args.backlog,
         size: BODY_BYTES,
+        warm_up: Duration::ZERO,
     };
     let consumed = consume::drain(&drain, &|| site.server().clients(), &names[3..]).await?;
     drop(site);
@@ -80,7 +81,7 @@ async fn one(args: &LimitsArgs) -> Result<Figures, Failure> {
         ("group_commit_64_ratio", group / raw),
         ("stream_256_per_s", stream.rate),
         ("batch_100_per_s", batch.rate),
-        ("consume_100_per_s", args.backlog as f64 / consumed.as_secs_f64()),
+        ("consume_100_per_s", consumed.messages as f64 / consumed.took.as_secs_f64()),
     ])
 }
 
@@ -98,7 +99,7 @@ impl Published {
 }
 
 async fn unary(clients: &Clients, names: &[String], time: Duration) -> Result<Published, Failure> {
-    let load = Load::new("unary", names, BODY_BYTES, 1, Length::Time(time));
+    let load = Load::new("unary", names, same_body(BODY_BYTES), 1, Length::Time(time));
     let start = Instant::now();
     let callers: Vec<_> =
         (0..WAITERS).map(|_| tokio::spawn(by_calls(clients.clone(), load.clone()))).collect();
@@ -115,7 +116,7 @@ async fn stream(
     in_flight: usize,
     time: Duration,
 ) -> Result<Published, Failure> {
-    let load = Load::new("streaming", names, BODY_BYTES, batch, Length::Time(time));
+    let load = Load::new("streaming", names, same_body(BODY_BYTES), batch, Length::Time(time));
     let start = Instant::now();
     tokio::spawn(by_stream(clients.clone(), load.clone(), in_flight)).await??;
     Ok(Published::since(start, &load))

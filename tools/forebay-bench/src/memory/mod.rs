@@ -66,11 +66,12 @@ pub async fn run(args: &MemoryArgs) -> Result<Report, Failure> {
         runs.push(one(args, count).await?);
     }
     let limit = match args.scenario {
-        Scenario::IdleQueues => Limit { figure: "bytes_per_queue", most: IDLE_QUEUE_BYTES_MAX },
-        _ => Limit { figure: "growth_mib", most: GROWTH_MIB_MAX },
+        Scenario::IdleQueues => Limit::Most("bytes_per_queue", IDLE_QUEUE_BYTES_MAX),
+        _ => Limit::Most("growth_mib", GROWTH_MIB_MAX),
     };
     let settings = json!({ "scenario": args.scenario.name(), "count": count });
-    Ok(Report { command: "memory", settings, runs, limit: (!args.no_verdict).then_some(limit) })
+    let limits = if args.no_verdict { Vec::new() } else { vec![limit] };
+    Ok(Report { command: "memory", settings, runs, limits })
 }
 
 async fn one(args: &MemoryArgs, count: u64) -> Result<Figures, Failure> {

@@ -1,18 +1,22 @@
-//! The command line as typed.
+//! The command line as typed; [`load`] has the subcommands that only publish and consume.
+
+mod load;
 
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 use crate::memory::Scenario;
 use crate::reclaim;
 use crate::report::Format;
 
+pub use load::{ConsumeArgs, ConsumeMode, LatencyArgs, MixedArgs, PublishArgs, PublishMode};
+
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or over the limit (the reason is on standard error), 2 wrong \
 usage.\nA server of its own keeps its data in a new folder under --dir, deleted at the end; a tmpfs there measures \
 memory, not the disk.";
 
-/// Measures a Forebay server: rates, memory, restarts
+/// Measures a Forebay server: rates, latencies, memory, restarts
 #[derive(Debug, Parser)]
 #[command(name = "forebay-bench", version, after_help = EXIT_CODES)]
 pub struct Cli {
@@ -27,6 +31,8 @@ pub struct Cli {
 pub enum Command {
     Publish(PublishArgs),
     Consume(ConsumeArgs),
+    Latency(LatencyArgs),
+    Mixed(MixedArgs),
     Memory(MemoryArgs),
     Reclaim(ReclaimArgs),
     Restart(RestartArgs),
@@ -62,99 +68,6 @@ pub struct AnyServer {
     pub server: Option<String>,
     #[command(flatten)]
     pub own: OwnServer,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum PublishMode {
-    /// Publish, one message a request
-    Unary,
-    /// PublishStream, one stream a connection
-    Stream,
-    /// Publish, --batch messages a request
-    Batch,
-}
-
-/// Publish as fast as answers come: rate and latency
-///
-/// A closed loop: --in-flight requests are under way, and each answer starts the next one. At the end the queues
-/// must hold what was answered.
-#[derive(Clone, Debug, Args)]
-#[command(
-    group = ArgGroup::new("length").args(["messages", "seconds"]),
-    after_help = "Examples:
-  forebay-bench publish
-  forebay-bench publish --mode unary --in-flight 512 --connections 4 --runs 5
-  forebay-bench publish --mode batch --batch 1000 --size 256 --messages 10000000 -o json
-  forebay-bench publish --server http://127.0.0.1:7070 --queues 10000 --seconds 10
-
-Disk: messages x (size + about 40 bytes)."
-)]
-pub struct PublishArgs {
-    #[command(flatten)]
-    pub server: AnyServer,
-    #[arg(long, value_enum, default_value = "stream")]
-    pub mode: PublishMode,
-    /// Requests under way, over all connections
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=100_000))]
-    pub in_flight: u64,
-    /// Messages of one request [default: 1; 100 in mode batch]
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000))]
-    pub batch: Option<u64>,
-    /// Bytes of a body
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(0..=8 << 20))]
-    pub size: u64,
-    /// Messages of one run
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
-    pub messages: Option<u64>,
-    /// Seconds of one run [default: 5]
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
-    pub seconds: Option<u64>,
-    /// Queues, used in turn
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000))]
-    pub queues: u64,
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
-    pub connections: u64,
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
-    pub runs: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ConsumeMode {
-    /// Pull --batch messages and acknowledge them, in turn
-    Pull,
-    /// Subscribe with credit for 4 x --batch messages, acknowledging on the stream
-    Subscribe,
-}
-
-/// Consume and acknowledge a backlog as fast as it comes
-///
-/// Fills a queue, then takes all of it. At the end nothing may wait.
-#[derive(Clone, Debug, Args)]
-#[command(after_help = "Examples:
-  forebay-bench consume
-  forebay-bench consume --mode pull --batch 1000 --consumers 4
-  forebay-bench consume --messages 5000000 --size 128 --runs 5 -o json
-
-Disk: messages x (size + about 60 bytes).")]
-pub struct ConsumeArgs {
-    #[command(flatten)]
-    pub server: AnyServer,
-    #[arg(long, value_enum, default_value = "subscribe")]
-    pub mode: ConsumeMode,
-    /// Messages of one pull; acknowledged together
-    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=1_000))]
-    pub batch: u64,
-    /// Consumers, each on a connection of its own
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=1_000))]
-    pub consumers: u64,
-    /// Messages of one run
-    #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1..))]
-    pub messages: u64,
-    /// Bytes of a body
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(0..=8 << 20))]
-    pub size: u64,
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
-    pub runs: u64,
 }
 
 /// Compare with what the machine and the libraries allow
