@@ -19,6 +19,7 @@ use crate::Failure;
 use crate::args::LatencyArgs;
 use crate::bodies::{Bodies, Mix};
 use crate::consumers::{Consumers, Stream};
+use crate::plot::{Curves, Plot};
 use crate::publish::all_done;
 use crate::report::{END_TO_END, Figures, Limit, PUBLISH, Report, percentiles};
 use crate::samples::{Samples, Window};
@@ -40,9 +41,12 @@ const UNSENT_BYTES_MAX: u64 = 64 << 20;
 const NO_PANIC: &str = "nothing panics while it has the lock";
 
 pub async fn run(args: &LatencyArgs) -> Result<Report, Failure> {
-    let mut runs = Vec::new();
+    let plot = Plot::create(args.plot.as_deref())?;
+    let (mut runs, mut curves) = (Vec::new(), Curves::new());
     for _ in 0..args.runs {
-        runs.push(one(args).await?);
+        let (figures, seen) = one(args).await?;
+        runs.push(figures);
+        curves = seen;
     }
     let settings = json!({
         "rate": args.rate,
@@ -57,10 +61,13 @@ pub async fn run(args: &LatencyArgs) -> Result<Report, Failure> {
     } else {
         vec![Limit::Most(END_TO_END[0], P50_MS_MAX), Limit::Most(END_TO_END[2], P99_MS_MAX)]
     };
+    if let Some(plot) = plot {
+        plot.draw("forebay-bench latency", &curves)?;
+    }
     Ok(Report { command: "latency", settings, runs, limits })
 }
 
-async fn one(args: &LatencyArgs) -> Result<Figures, Failure> {
+async fn one(args: &LatencyArgs) -> Result<(Figures, Curves), Failure> {
     let target = Target::new(&args.server)?;
     let (clients, names) = (target.clients(), queue_names(args.queues));
     create_queues(&clients, &names).await?;
@@ -92,7 +99,7 @@ async fn one(args: &LatencyArgs) -> Result<Figures, Failure> {
     figures.extend(percentiles(END_TO_END, &delivered));
     figures.push(("generator_late_p99_ms", late.latency_ms(0.99)));
     figures.push(("generator_late_max_ms", late.latency_ms(1.0)));
-    Ok(figures)
+    Ok((figures, vec![("published", answered), ("delivered", delivered)]))
 }
 
 /// Fails if the generator was too late for its run to say anything about the server.

@@ -9,7 +9,7 @@
 //! | `site`, `fill`, `take`, `consumers` | a server to measure; ways in and out of its queues |
 //! | `schedule`, `bodies` | when messages are due at a rate, and what they carry |
 //! | `samples` | latencies and rates |
-//! | `report`, `progress` | what is shown |
+//! | `report`, `progress`, `plot` | what is shown |
 
 mod args;
 mod bodies;
@@ -20,6 +20,7 @@ mod latency;
 mod limits;
 mod memory;
 mod mixed;
+mod plot;
 mod progress;
 mod publish;
 mod reclaim;

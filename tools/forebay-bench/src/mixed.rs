@@ -12,6 +12,7 @@ use crate::args::MixedArgs;
 use crate::bodies::Bodies;
 use crate::consumers::{Consumers, Stream};
 use crate::fill::{Length, Load, by_stream, in_flight_of};
+use crate::plot::{Curves, Plot};
 use crate::publish::all_done;
 use crate::report::{END_TO_END, Figures, Limit, PUBLISH, Report, percentiles};
 use crate::samples::Window;
@@ -24,9 +25,12 @@ const PUBLISHED: &str = "published_per_second";
 const CONSUMED: &str = "consumed_per_second";
 
 pub async fn run(args: &MixedArgs) -> Result<Report, Failure> {
-    let mut runs = Vec::new();
+    let plot = Plot::create(args.plot.as_deref())?;
+    let (mut runs, mut curves) = (Vec::new(), Curves::new());
     for _ in 0..args.runs {
-        runs.push(one(args).await?);
+        let (figures, seen) = one(args).await?;
+        runs.push(figures);
+        curves = seen;
     }
     let settings = json!({
         "batch": args.batch,
@@ -40,10 +44,13 @@ pub async fn run(args: &MixedArgs) -> Result<Report, Failure> {
     } else {
         vec![Limit::Least(PUBLISHED, PER_SECOND_MIN), Limit::Least(CONSUMED, PER_SECOND_MIN)]
     };
+    if let Some(plot) = plot {
+        plot.draw("forebay-bench mixed", &curves)?;
+    }
     Ok(Report { command: "mixed", settings, runs, limits })
 }
 
-async fn one(args: &MixedArgs) -> Result<Figures, Failure> {
+async fn one(args: &MixedArgs) -> Result<(Figures, Curves), Failure> {
     let target = Target::new(&args.server)?;
     let (clients, names) = (target.clients(), queue_names(args.queues));
     create_queues(&clients, &names).await?;
@@ -71,7 +78,7 @@ async fn one(args: &MixedArgs) -> Result<Figures, Failure> {
     ];
     figures.extend(percentiles(PUBLISH, &published));
     figures.extend(percentiles(END_TO_END, &delivered));
-    Ok(figures)
+    Ok((figures, vec![("published", published), ("delivered", delivered)]))
 }
 
 /// Publishes until the window's end; returns when all is answered.

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use crate::Failure;
 use crate::args::{PublishArgs, PublishMode};
 use crate::fill::{Length, Load, by_calls, by_stream, same_body};
+use crate::plot::{Curves, Plot};
 use crate::report::{Figures, Report};
 use crate::site::{Target, check, create_queues, delete_queues, queue_names, queue_stats};
 
@@ -24,9 +25,12 @@ pub async fn run(args: &PublishArgs) -> Result<Report, Failure> {
         (PublishMode::Batch, None) => BATCH_DEFAULT,
         (_, batch) => batch.unwrap_or(1),
     };
-    let mut runs = Vec::new();
+    let plot = Plot::create(args.plot.as_deref())?;
+    let (mut runs, mut curves) = (Vec::new(), Curves::new());
     for _ in 0..args.runs {
-        runs.push(one(args, batch).await?);
+        let (figures, seen) = one(args, batch).await?;
+        runs.push(figures);
+        curves = seen;
     }
     let settings = json!({
         "mode": format!("{:?}", args.mode).to_lowercase(),
@@ -37,10 +41,13 @@ pub async fn run(args: &PublishArgs) -> Result<Report, Failure> {
         "connections": args.connections,
         "warm_up": args.warm_up,
     });
+    if let Some(plot) = plot {
+        plot.draw("forebay-bench publish", &curves)?;
+    }
     Ok(Report { command: "publish", settings, runs, limits: Vec::new() })
 }
 
-async fn one(args: &PublishArgs, batch: u64) -> Result<Figures, Failure> {
+async fn one(args: &PublishArgs, batch: u64) -> Result<(Figures, Curves), Failure> {
     let target = Target::new(&args.server)?;
     let (clients, names) = (target.clients(), queue_names(args.queues));
     create_queues(&clients, &names).await?;
@@ -70,7 +77,7 @@ async fn one(args: &PublishArgs, batch: u64) -> Result<Figures, Failure> {
         ("latency_p99_ms", samples.latency_ms(0.99)),
         ("latency_max_ms", samples.latency_ms(1.0)),
     ];
-    Ok(figures)
+    Ok((figures, vec![("published", samples)]))
 }
 
 /// Runs the loop; the requests under way are spread over the connections.

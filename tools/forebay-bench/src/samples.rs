@@ -13,6 +13,8 @@ const SLOT: Duration = Duration::from_millis(100);
 
 /// Longer latencies count as this.
 const LATENCY_US_MAX: u64 = 3_600_000_000;
+/// From one point of the tail to the next.
+const TAIL_STEP: f64 = 1.2;
 /// Decimal digits of a latency that are kept.
 const DIGITS: u8 = 3;
 
@@ -86,6 +88,28 @@ impl Samples {
     }
 }
 
+impl Samples {
+    /// Latencies up the tail: `(1 / (1 - p), milliseconds)`, the longest one last.
+    pub fn tail(&self) -> Vec<(f64, f64)> {
+        let count = self.latencies() as f64;
+        let steps = std::iter::successors(Some(1.0), |x| Some(x * TAIL_STEP)).take_while(|x| *x < count);
+        let longest = (count > 0.0).then(|| (count, self.latency_ms(1.0)));
+        steps.map(|x| (x, self.latency_ms(1.0 - 1.0 / x))).chain(longest).collect()
+    }
+
+    /// Rates over time: `(seconds, messages a second)`, a point in the middle of each whole slot.
+    pub fn rates(&self) -> Vec<(f64, f64)> {
+        let slots = match self.window.length {
+            Some(length) => (length.as_nanos() / SLOT.as_nanos()) as usize,
+            // Nobody knows when the last one ended.
+            None => self.slots.len().saturating_sub(1),
+        };
+        let count = |slot| self.slots.get(slot).copied().unwrap_or(0) as f64;
+        let seconds = SLOT.as_secs_f64();
+        (0..slots).map(|slot| ((slot as f64 + 0.5) * seconds, count(slot) / seconds)).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,5 +156,25 @@ mod tests {
         }
         assert_eq!(samples.slots, [6, 8, 0, 0, 16]);
         assert_eq!(samples.messages(), 30);
+    }
+
+    #[test]
+    fn a_plot_has_the_whole_tail_and_each_whole_slot() {
+        let start = Instant::now();
+        let mut samples = Samples::new(window(start));
+        assert_eq!((samples.tail(), samples.rates().len()), (Vec::new(), 5));
+        (1..=100).for_each(|count| samples.took(start + ms(1_000), start + ms(1_000 + count)));
+        samples.done(7, start + ms(1_250));
+        let tail = samples.tail();
+        assert!(tail.iter().map(|point| point.0).is_sorted() && tail.iter().map(|point| point.1).is_sorted());
+        assert_eq!(tail[0].0, 1.0);
+        assert_eq!(*tail.last().unwrap(), (100.0, samples.latency_ms(1.0)));
+        let rates = samples.rates();
+        assert_eq!(rates.iter().map(|point| point.1).collect::<Vec<_>>(), [0.0, 0.0, 70.0, 0.0, 0.0]);
+        assert!((rates[2].0 - 0.25).abs() < 1e-9);
+        let mut open = Samples::new(Window { start, warm_up: ms(0), length: None });
+        open.done(1, start + ms(10));
+        open.done(1, start + ms(110));
+        assert_eq!(open.rates().len(), 1, "the last slot is not whole");
     }
 }

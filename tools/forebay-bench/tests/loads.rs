@@ -129,6 +129,40 @@ fn a_warm_up_does_not_count() {
 }
 
 #[test]
+fn a_plot_has_both_panels() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("plot.svg");
+    let plot = ["--seconds", "1", "--runs", "1", "--plot", path.to_str().unwrap()];
+    for (command, lines) in [
+        (&["publish"][..], &["published"][..]),
+        (&["latency", "--rate", "100", "--warm-up", "0", "--no-verdict"], &["published", "delivered"]),
+        (&["mixed", "--warm-up", "0", "--no-verdict"], &["published", "delivered"]),
+    ] {
+        json(&[command, &plot[..]].concat());
+        let text = std::fs::read_to_string(&path).unwrap();
+        let svg = roxmltree::Document::parse(&text).unwrap();
+        assert!(svg.root_element().has_tag_name(("http://www.w3.org/2000/svg", "svg")));
+        let texts: Vec<&str> = svg
+            .descendants()
+            .filter(|node| node.is_text())
+            .filter_map(|node| node.text())
+            .map(str::trim)
+            .collect();
+        for panel in ["Latency by percentile", "Throughput over time"] {
+            assert_eq!(texts.iter().filter(|text| **text == panel).count(), 1, "{command:?}: {panel}");
+        }
+        for line in lines {
+            let named = texts.iter().filter(|text| *text == line).count();
+            assert_eq!(named, 2, "{command:?}: {line} in each panel");
+        }
+        assert!(texts.contains(&"90 %") && texts.contains(&"seconds"), "{texts:?}");
+    }
+    let nowhere = bench(&["publish", "--plot", "/nonexistent/plot.svg"]);
+    assert_eq!(nowhere.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&nowhere.stderr).contains("/nonexistent/plot.svg"));
+}
+
+#[test]
 fn sizes_are_refused_if_they_cannot_be() {
     for sizes in ["7", "1024:0", "1024,x"] {
         let output = bench(&["latency", "--sizes", sizes]);

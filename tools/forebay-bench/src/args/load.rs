@@ -1,5 +1,7 @@
 //! The arguments of loads: publishing, consuming, both at once.
 
+use std::path::PathBuf;
+
 use clap::{ArgGroup, Args, ValueEnum};
 
 use super::AnyServer;
@@ -62,6 +64,9 @@ pub struct PublishArgs {
     pub warm_up: u64,
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     pub runs: u64,
+    /// Draws the last run: latency by percentile, and throughput over time
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -115,7 +120,7 @@ pub struct ConsumeArgs {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   forebay-bench latency
-  forebay-bench latency --rate 50000 --connections 4 --seconds 30
+  forebay-bench latency --rate 50000 --connections 4 --seconds 30 --plot latency.svg
   forebay-bench latency --sizes 128:70,1024:25,65536:5 --queues 100 --no-verdict -o json
 
 Disk: rate x seconds x (size + about 60 bytes).")]
@@ -145,6 +150,9 @@ pub struct LatencyArgs {
     pub no_verdict: bool,
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     pub runs: u64,
+    /// Draws the last run: latency by percentile, and throughput over time
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
 }
 
 /// Publish and consume at once, as fast as both go
@@ -155,7 +163,7 @@ pub struct LatencyArgs {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   forebay-bench mixed
-  forebay-bench mixed --batch 1 --connections 2 --seconds 30
+  forebay-bench mixed --batch 1 --connections 2 --seconds 30 --plot mixed.svg
   forebay-bench mixed --sizes 128:70,1024:25,65536:5 --queues 100 -o json
 
 Disk: what is published until reclaim takes it; about 1 GB a second at most.")]
@@ -185,4 +193,7 @@ pub struct MixedArgs {
     pub no_verdict: bool,
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     pub runs: u64,
+    /// Draws the last run: latency by percentile, and throughput over time
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
 }
