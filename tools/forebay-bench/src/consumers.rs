@@ -15,7 +15,7 @@ use tonic::Streaming;
 use crate::Failure;
 use crate::bodies::stamp;
 use crate::progress::Progress;
-use crate::samples::{Samples, Window};
+use crate::samples::{Samples, Window, lock};
 use crate::take::all_ok;
 
 /// Credit in bytes that never runs out within a run.
@@ -26,8 +26,6 @@ const CREDIT: u64 = 10_000;
 const LOOK: Duration = Duration::from_millis(5);
 /// What does not come within this time does not come.
 const STALL: Duration = Duration::from_secs(20);
-
-const NO_PANIC: &str = "nothing panics while it has the lock";
 
 /// An open stream of a queue's subscription `default`.
 pub struct Stream {
@@ -89,7 +87,7 @@ struct Seen {
 
 impl Seen {
     fn delivered(&self, deliveries: &Deliveries) -> Result<(), Failure> {
-        let (mut samples, now) = (self.samples.lock().expect(NO_PANIC), Instant::now());
+        let (mut samples, now) = (lock(&self.samples), Instant::now());
         for message in deliveries.messages.iter().filter_map(|received| received.message.as_ref()) {
             let stamp = stamp(&message.body).ok_or("a message came that was not published here")?;
             samples.took(self.window.start + stamp, now);
@@ -98,7 +96,7 @@ impl Seen {
     }
 
     fn finished(&self, messages: u64) {
-        self.samples.lock().expect(NO_PANIC).done(messages, Instant::now());
+        lock(&self.samples).done(messages, Instant::now());
         self.progress.add(messages);
     }
 }
@@ -136,6 +134,6 @@ impl Consumers {
         if done > total {
             return Err(format!("{done} messages were finished, {total} published").into());
         }
-        Ok(self.seen.samples.lock().expect(NO_PANIC).clone())
+        Ok(lock(&self.seen.samples).clone())
     }
 }

@@ -11,13 +11,12 @@ use forebay::proto::v1::{Message, PublishRequest, PublishStreamRequest};
 use forebay_testkit::payload::Random;
 use forebay_testkit::{Clients, queue};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::Failure;
 use crate::progress::Progress;
-use crate::samples::{Samples, Window};
-
-const NO_PANIC: &str = "nothing panics while it has the lock";
+use crate::samples::{Samples, Window, lock};
 
 /// More than is ever published.
 const WITHOUT_END: u64 = u64::MAX / 2;
@@ -94,7 +93,7 @@ impl Load {
 
     /// A request with this many messages that began at `began` is answered.
     fn answered(&self, began: Instant, messages: u64) {
-        let (mut samples, now) = (self.samples.lock().expect(NO_PANIC), Instant::now());
+        let (mut samples, now) = (lock(&self.samples), Instant::now());
         samples.took(began, now);
         samples.done(messages, now);
         self.progress.add(messages);
@@ -102,7 +101,7 @@ impl Load {
 
     /// What was seen so far.
     pub fn samples(&self) -> Samples {
-        self.samples.lock().expect(NO_PANIC).clone()
+        lock(&self.samples).clone()
     }
 }
 
@@ -138,6 +137,14 @@ pub async fn by_stream(mut clients: Clients, load: Arc<Load>, in_flight: usize) 
         }
         load.answered(start, count);
     }
+}
+
+/// Waits until all workers are done, or one has failed.
+pub async fn all_done(mut workers: JoinSet<Result<(), Failure>>) -> Result<(), Failure> {
+    while let Some(worker) = workers.join_next().await {
+        worker??;
+    }
+    Ok(())
 }
 
 /// Publishes messages to the queues in turn, `batch` at a time, as fast as one connection can.

@@ -19,10 +19,10 @@ use crate::Failure;
 use crate::args::LatencyArgs;
 use crate::bodies::{Bodies, Mix};
 use crate::consumers::{Consumers, Stream};
+use crate::fill::all_done;
 use crate::plot::{Curves, Plot};
-use crate::publish::all_done;
 use crate::report::{END_TO_END, Figures, Limit, PUBLISH, Report, percentiles};
-use crate::samples::{Samples, Window};
+use crate::samples::{Samples, Window, lock};
 use crate::schedule::Schedule;
 use crate::site::{Target, check, create_queues, delete_queues, queue_names, queue_stats, waiting};
 
@@ -37,8 +37,6 @@ const LATE_P99_MS_MAX: f64 = 1.0;
 const DUE_MAX: usize = 1 << 16;
 /// Bytes that wait on a connection for the server to take them.
 const UNSENT_BYTES_MAX: u64 = 64 << 20;
-
-const NO_PANIC: &str = "nothing panics while it has the lock";
 
 pub async fn run(args: &LatencyArgs) -> Result<Report, Failure> {
     let plot = Plot::create(args.plot.as_deref())?;
@@ -140,7 +138,7 @@ impl Generator {
     }
 
     fn seen(&self) -> (Samples, Samples) {
-        self.seen.lock().expect(NO_PANIC).clone()
+        lock(&self.seen).clone()
     }
 
     /// Publishes all there is; returns when all is answered.
@@ -190,7 +188,7 @@ impl Generator {
                 ..PublishRequest::default()
             };
             let request = PublishStreamRequest { correlation_id: number, publish: Some(publish) };
-            self.seen.lock().expect(NO_PANIC).1.took(self.window.start + since_start, Instant::now());
+            lock(&self.seen).1.took(self.window.start + since_start, Instant::now());
             match up.try_send(request) {
                 Ok(()) => count += 1,
                 Err(mpsc::error::TrySendError::Full(_)) => {
@@ -213,7 +211,7 @@ impl Generator {
             other => return Err(format!("a publish failed: {other:?}").into()),
         }
         let due = self.window.start + self.schedule.due(answer.correlation_id);
-        let (answers, now) = (&mut self.seen.lock().expect(NO_PANIC).0, Instant::now());
+        let (answers, now) = (&mut lock(&self.seen).0, Instant::now());
         answers.took(due, now);
         answers.done(1, now);
         Ok(())

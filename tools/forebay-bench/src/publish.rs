@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::Failure;
 use crate::args::{PublishArgs, PublishMode};
-use crate::fill::{Length, Load, by_calls, by_stream, same_body};
+use crate::fill::{Length, Load, all_done, by_calls, by_stream, same_body};
 use crate::plot::{Curves, Plot};
 use crate::report::{Figures, Report};
 use crate::site::{Target, check, create_queues, delete_queues, queue_names, queue_stats};
@@ -94,12 +94,4 @@ async fn publish(args: &PublishArgs, connections: &[Clients], load: &Arc<Load>) 
         }
     }
     all_done(workers).await
-}
-
-/// Waits until all workers are done, or one has failed.
-pub async fn all_done(mut workers: JoinSet<Result<(), Failure>>) -> Result<(), Failure> {
-    while let Some(worker) = workers.join_next().await {
-        worker??;
-    }
-    Ok(())
 }

@@ -4,6 +4,7 @@
 //! 2. What began in the measured part counts, however long it took: a stall at the end is not cut off.
 //! 3. Messages count in the slot of 100 ms in which they were done, so a rate shows stalls where they were.
 
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -86,6 +87,11 @@ impl Samples {
     pub fn messages(&self) -> u64 {
         self.slots.iter().sum()
     }
+}
+
+/// What several workers add to.
+pub fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().expect("nothing panics while it has the lock")
 }
 
 impl Samples {
