@@ -20,8 +20,9 @@ use crate::log::{Index, Piece, ReadError, ReadMessage, ReadRoom, Reader, RunRead
 /// Bytes that all reads of the broker's own may be about to bring into memory: dead letters and delays.
 pub const READ_BYTES_MAX: u64 = 8 << 20;
 
-/// Reads at one time. Each thread that reads keeps some of the memory that it used, so there are few.
-const READS_AT_ONCE: usize = 4;
+/// Reads at one time: enough to keep a cold disk busy. Each thread that reads keeps some of the memory that it used, so
+/// there are no more.
+const READS_AT_ONCE: usize = 12;
 
 /// The threads that read, a few at a time; the rest waits in order.
 pub struct Readers(Arc<Semaphore>);

@@ -10,6 +10,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use bytes::Bytes;
+use memmap2::MmapMut;
 
 use super::error::LogError;
 use super::{Location, Piece, Plan, segment};
@@ -23,6 +24,8 @@ use crate::record::{Lane, RecordError, RecordHead};
 const FIRST_READ_BYTES: u64 = 16 << 10;
 /// Most bytes of runs that are read together.
 const TOGETHER_BYTES_MAX: u64 = 256 << 10;
+/// From so many bytes on, what is read lies in a map of its own.
+const MAPPED_BYTES_MIN: usize = 512 << 10;
 /// Segments whose files are kept open.
 const OPEN_FILES_MAX: usize = 64;
 
@@ -162,9 +165,9 @@ impl Reader {
     /// Reads all of the runs from `from` to `to`, which lie in one segment one behind the other.
     fn read_together(&self, from: Location, to: Location) -> Result<Together, ReadError> {
         let length = to.position + u64::from(to.length) - from.position;
-        let mut bytes = vec![0; length as usize];
-        self.inner.file(from.segment)?.read_at(&mut bytes, from.position)?;
-        Ok(Together { segment: from.segment, position: from.position, bytes: bytes.into() })
+        let file = self.inner.file(from.segment)?;
+        let bytes = read_bytes(&*file, from.position, length as usize)?;
+        Ok(Together { segment: from.segment, position: from.position, bytes })
     }
 }
 
@@ -237,6 +240,19 @@ fn count_together(pieces: &[Piece]) -> usize {
     if small(&pieces[0]) { 1 + pieces.windows(2).take_while(follows).count() } else { 1 }
 }
 
+/// Reads bytes into memory of their own. Large ones do not come from the allocator: it would keep as much for each
+/// thread that reads.
+fn read_bytes(file: &dyn DiskFile, position: u64, length: usize) -> Result<Bytes, DiskError> {
+    let map = if length >= MAPPED_BYTES_MIN { MmapMut::map_anon(length).ok() } else { None };
+    let Some(mut map) = map else {
+        let mut bytes = vec![0; length];
+        file.read_at(&mut bytes, position)?;
+        return Ok(bytes.into());
+    };
+    file.read_at(&mut map, position)?;
+    Ok(Bytes::from_owner(map))
+}
+
 /// Reads messages of the run whose record begins with `buffer`, which holds its head at least.
 fn read_run(
     file: &dyn DiskFile,
@@ -268,9 +284,7 @@ fn read_run(
             false => (buffer.clone(), 0),
         }
     } else {
-        let mut messages = vec![0; wanted_len];
-        file.read_at(&mut messages, position + u64::from(span.0))?;
-        (Bytes::from(messages), span.0)
+        (read_bytes(file, position + u64::from(span.0), wanted_len)?, span.0)
     };
     for entry in wanted {
         let offset = head.offset.plus(u64::from(entry.index));
