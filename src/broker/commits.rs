@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::api::{BrokerError, Published, Reply};
 use super::pipeline::PublishResults;
+use crate::admission::Permit;
 use crate::core::types::Settled;
 use crate::ids::Ticket;
 use crate::log::{Batch, Log};
@@ -25,6 +26,8 @@ pub enum Answer {
     Publish(Reply<Published>, Result<Published, BrokerError>),
     PublishAll(oneshot::Sender<PublishResults>, PublishResults),
     Settle(Reply<Vec<Settled>>, Result<Vec<Settled>, BrokerError>),
+    /// Memory of what is on its way, to be given back.
+    Memory(Permit),
     /// Called with the error if the log stops first.
     Other(Box<dyn FnOnce(Option<BrokerError>) + Send>),
 }
@@ -48,6 +51,7 @@ impl Answer {
                 drop(reply.send(results));
             }
             Self::Settle(reply, result) => drop(reply.send(stopped.map_or(result, Err))),
+            Self::Memory(memory) => drop(memory),
             Self::Other(answer) => answer(stopped),
         }
     }
@@ -109,6 +113,11 @@ impl Commits {
         } else {
             self.waiting.push_back((self.gate, answer));
         }
+    }
+
+    /// Gives memory back as soon as all that was added so far, lazy records aside, is on disk.
+    pub fn hold(&mut self, memory: Permit) {
+        self.answer(Answer::Memory(memory));
     }
 
     /// Hands over what is urgent, or has waited long enough.

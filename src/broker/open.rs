@@ -13,11 +13,12 @@ use super::checkpoints::Checkpoints;
 use super::commits::Commits;
 use super::consumers::Consumers;
 use super::follow::Follows;
+use super::give_up::GivingUp;
 use super::needs::Needs;
+use super::own::OwnReads;
 use super::reads::Readers;
 use super::recall::Recalls;
 use super::replica::Replica;
-use super::settle::Jobs;
 use super::shell::{Inbox, Shell};
 use super::timers::Timers;
 use crate::clock::{Clock, wall_us};
@@ -104,13 +105,13 @@ pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Opened, OpenError
         cache: TailCache::default(),
         consumers: Consumers::default(),
         timers: Timers::default(),
-        jobs: Jobs::default(),
+        giving_up: GivingUp::default(),
         checkpoints,
         needs,
         room: Room::default(),
         dirty: Default::default(),
         is_dirty: FxHashSet::default(),
-        reading_bytes: 0,
+        own_reads: OwnReads::default(),
         readers: Readers::default(),
         reads_done,
         recalls,

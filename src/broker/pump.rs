@@ -194,7 +194,7 @@ impl Shell {
                 self.consumers.get_mut(consumer).expect("it is in line").reading = true;
                 let room = room_within(&memory, count as u64, room.bytes);
                 let purpose = Purpose::Deliver { consumer, subscription: id, handed: leased.answer, memory };
-                self.start_read(queue, chosen.to_vec(), room, 0, purpose);
+                self.start_read(queue, chosen.to_vec(), room, purpose);
             }
         }
         true
@@ -256,23 +256,21 @@ impl Shell {
         queue.map_or(1, |queue| queue.published_bytes / queue.next_offset.0.max(1)).max(1)
     }
 
-    /// Reads messages; `reserved` bytes are expected to come into memory that nobody has taken.
+    /// Reads messages, for which memory was taken.
     pub(super) fn start_read(
         &mut self,
         queue: QueueId,
         offsets: Vec<Offset>,
         room: ReadRoom,
-        reserved: u64,
         purpose: Purpose,
     ) {
         let queue_uid = self.state.queue(queue).expect("only existing queues are read").uid;
-        self.reading_bytes += reserved;
         let source = self.source();
         let done = self.reads_done.clone();
         self.readers.run(move || {
             let found = reads::read(&source, &Wanted { queue, queue_uid, offsets, room });
             // The receiver is gone only if the task has ended, and then nobody waits.
-            let _ = done.send(Done::Messages(ReadDone { queue, purpose, reserved, found }));
+            let _ = done.send(Done::Messages(ReadDone { queue, purpose, found }));
         });
     }
 
@@ -282,12 +280,6 @@ impl Shell {
 
     pub(super) fn done(&mut self, done: Done) {
         let now = self.clock.now();
-        self.reading_bytes -= match &done {
-            Done::Messages(read) => read.reserved,
-            Done::Refs(read) => read.reserved,
-            Done::Page(_) | Done::Memory(..) => 0,
-        };
-        self.recall_starved();
         match done {
             Done::Messages(read) => self.read_done(read, now),
             Done::Refs(read) => self.refs_done(read, now),
@@ -297,8 +289,9 @@ impl Shell {
     }
 
     fn read_done(&mut self, done: ReadDone, now: Now) {
-        let ReadDone { queue, purpose, found, .. } = done;
+        let ReadDone { queue, purpose, found } = done;
         let Found { messages, mut damaged, missing, too_large } = found;
+        let missing_at = missing.as_ref().map(|(offset, _)| *offset);
         let reclaimed = missing.as_ref().is_some_and(|(offset, _)| !self.must_be_there(queue, *offset));
         if let Some((offset, error)) = missing.filter(|_| !reclaimed) {
             tracing::error!(%queue, %offset, %error, "a message cannot be found");
@@ -342,12 +335,10 @@ impl Shell {
                 };
                 self.commits.answer(Answer::new(reply, result));
             }
-            Purpose::DeadLetter { job, slot } => {
-                let message = messages.into_iter().next();
-                self.dead_letter_read(job, slot, message, now);
-            }
-            Purpose::GiveUp { subscription, given_up } => {
-                self.exhausted_read(subscription, given_up, messages, &damaged, now);
+            Purpose::GiveUp { subscription, memory } => {
+                damaged.extend(missing_at);
+                let found = Found { messages, damaged, missing: None, too_large };
+                self.given_up_read(subscription, found, memory, now);
             }
         }
     }
@@ -499,7 +490,7 @@ impl Shell {
             return self.commits.answer(Answer::new(reply, Ok(Fetched::TooLarge { memory_bytes })));
         }
         let room = room_within(&memory, count, peek.bytes_max);
-        self.start_read(id, offsets, room, 0, Purpose::Peek { peek, count, memory, reply });
+        self.start_read(id, offsets, room, Purpose::Peek { peek, count, memory, reply });
     }
 }
 

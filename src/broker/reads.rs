@@ -1,7 +1,7 @@
 //! Finding messages in the log and reading them, off the broker's thread.
 //!
 //! What is read for somebody outside has its memory taken before ([`crate::admission::Outflow`]); what the broker reads
-//! for itself is bounded by [`READ_BYTES_MAX`].
+//! for itself waits for its turn ([`super::own`]).
 
 use std::sync::Arc;
 
@@ -10,15 +10,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::api::{ConsumerId, Fetched, Reply, StoredMessage};
 use super::follow::PageRead;
 use super::recall::RefsDone;
-use super::settle::JobId;
 use crate::admission::Permit;
 use crate::core::consume::Handed;
-use crate::core::settle::GivenUp;
 use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
 use crate::log::{Index, Piece, ReadError, ReadMessage, ReadRoom, Reader, RunRead};
-
-/// Bytes that all reads of the broker's own may be about to bring into memory: dead letters and delays.
-pub const READ_BYTES_MAX: u64 = 8 << 20;
 
 /// Reads at one time: enough to keep a cold disk busy. Each thread that reads keeps some of the memory that it used, so
 /// there are no more.
@@ -74,8 +69,7 @@ pub struct Wanted {
 pub enum Purpose {
     Deliver { consumer: ConsumerId, subscription: SubscriptionId, handed: Vec<Handed>, memory: Permit },
     Peek { peek: Peek, count: u64, memory: Permit, reply: Reply<Fetched<Vec<StoredMessage>>> },
-    DeadLetter { job: JobId, slot: usize },
-    GiveUp { subscription: SubscriptionId, given_up: Vec<GivenUp> },
+    GiveUp { subscription: SubscriptionId, memory: Permit },
 }
 
 /// What a peek asks for.
@@ -99,8 +93,6 @@ pub enum Done {
 pub struct ReadDone {
     pub queue: QueueId,
     pub purpose: Purpose,
-    /// Bytes that were reserved for it, if it is the broker's own.
-    pub reserved: u64,
     pub found: Found,
 }
 

@@ -6,8 +6,10 @@
 
 use rustc_hash::FxHashSet;
 
-use super::reads::{Done, READ_BYTES_MAX, Source};
+use super::own::Turn;
+use super::reads::{Done, Source};
 use super::shell::Shell;
+use crate::admission::Permit;
 use crate::clock::Now;
 use crate::core::runs::OffsetRun;
 use crate::core::spill::{self, REFS_MAX, Recall, Survey};
@@ -22,10 +24,8 @@ const RUN_BYTES: u64 = (REFS_MAX * 2 * size_of::<Ref>()) as u64;
 /// Reads of refs.
 #[derive(Default)]
 pub struct Recalls {
-    /// Subscriptions whose runs are being read, or are to be as soon as there is room among the reads.
+    /// Subscriptions whose runs are being read, or have their turn to come.
     under_way: FxHashSet<SubscriptionId>,
-    /// Those of them that wait for room.
-    starved: Vec<SubscriptionId>,
     /// Subscriptions that may have stranded messages; all their runs are to be read.
     surveys: FxHashSet<SubscriptionId>,
     /// Messages whose delays were lost to damage.
@@ -48,8 +48,8 @@ impl Recalls {
 /// A finished read of refs.
 pub struct RefsDone {
     subscription: SubscriptionId,
-    /// Bytes that were reserved for it.
-    pub reserved: u64,
+    /// Given back when the refs are in the state.
+    _memory: Permit,
     found: Found,
 }
 
@@ -129,25 +129,29 @@ impl Shell {
         }
     }
 
-    /// Reads what is due of the subscription's runs if there is room for it, or all of them after damage.
+    /// Sees to it that what is due of the subscription's runs is read, or all of them after damage.
     pub(super) fn recall(&mut self, id: SubscriptionId, now: Now) {
-        if self.recalls.is_under_way(id) {
-            return;
+        let is_due = self.recall_due_us(id, now).is_some_and(|due_us| due_us <= now.log_us);
+        if is_due && self.recalls.under_way.insert(id) {
+            self.own_reads.line_up(Turn::Recall(id));
         }
-        let Some(wanted) = self.wanted_refs(id, now) else { return };
-        self.recalls.under_way.insert(id);
-        let reserved = wanted.runs() as u64 * RUN_BYTES;
-        if self.reading_bytes > 0 && self.reading_bytes + reserved > READ_BYTES_MAX {
-            self.recalls.starved.push(id);
-            return;
-        }
-        self.reading_bytes += reserved;
+    }
+
+    /// Begins to read what is due of the subscription's runs; false if there is no memory for it.
+    pub(super) fn read_refs(&mut self, id: SubscriptionId, now: Now) -> bool {
+        let Some(wanted) = self.wanted_refs(id, now) else {
+            self.recalls.under_way.remove(&id);
+            self.schedule(id);
+            return true;
+        };
+        let Some(memory) = self.own_reads.try_take(wanted.runs() as u64 * RUN_BYTES) else { return false };
         let (source, done) = (self.source(), self.reads_done.clone());
         self.readers.run(move || {
             let found = wanted.read(&source, id);
             // The receiver is gone only if the task has ended, and then nobody waits.
-            let _ = done.send(Done::Refs(RefsDone { subscription: id, reserved, found }));
+            let _ = done.send(Done::Refs(RefsDone { subscription: id, _memory: memory, found }));
         });
+        true
     }
 
     fn wanted_refs(&self, id: SubscriptionId, now: Now) -> Option<Wanted> {
@@ -170,14 +174,6 @@ impl Shell {
     /// Whether it is not known yet what damage has stranded.
     pub(super) fn is_surveying(&self) -> bool {
         !self.recalls.surveys.is_empty()
-    }
-
-    /// There is room among the reads.
-    pub(super) fn recall_starved(&mut self) {
-        for id in std::mem::take(&mut self.recalls.starved) {
-            self.recalls.under_way.remove(&id);
-            self.schedule(id);
-        }
     }
 
     /// A run is on disk: it can be read.

@@ -14,10 +14,11 @@ use super::checkpoints::Checkpoints;
 use super::commits::{Answer, Commits};
 use super::consumers::Consumers;
 use super::follow::Follows;
+use super::give_up::GivingUp;
 use super::needs::Needs;
+use super::own::OwnReads;
 use super::reads::{Done, Peek, Readers};
 use super::recall::Recalls;
-use super::settle::Jobs;
 use super::timers::{Key, Timers};
 use crate::clock::{Clock, Now};
 use crate::core::types::Reject;
@@ -40,7 +41,7 @@ pub struct Shell {
     pub(super) cache: TailCache,
     pub(super) consumers: Consumers,
     pub(super) timers: Timers,
-    pub(super) jobs: Jobs,
+    pub(super) giving_up: GivingUp,
     pub(super) checkpoints: Checkpoints,
     /// What the log must keep.
     pub(super) needs: Needs,
@@ -49,8 +50,7 @@ pub struct Shell {
     /// Subscriptions that may have something for someone; each once.
     pub(super) dirty: VecDeque<SubscriptionId>,
     pub(super) is_dirty: FxHashSet<SubscriptionId>,
-    /// Of the broker's own reads under way.
-    pub(super) reading_bytes: u64,
+    pub(super) own_reads: OwnReads,
     pub(super) readers: Readers,
     pub(super) reads_done: mpsc::UnboundedSender<Done>,
     pub(super) recalls: Recalls,
@@ -99,6 +99,7 @@ impl Shell {
             let now = self.clock.now();
             self.wake(now);
             self.pump(now);
+            self.take_turns(now);
             self.commits.flush(&self.log, now.log_us);
             self.begin_checkpoint(now);
             if !self.dirty.is_empty() {

@@ -24,24 +24,28 @@ const SEGMENT_BYTES: u64 = 256 << 10;
 /// Too large for the cache of the newest messages.
 const LARGE: usize = 70 << 10;
 
-struct Running {
-    broker: Broker,
+pub(super) struct Running {
+    pub(super) broker: Broker,
     task: JoinHandle<Result<(), BrokerError>>,
 }
 
 fn start(dir: &Path) -> Running {
-    let opened = super::open(Arc::new(RealDisk::new(dir)), SEGMENT_BYTES).unwrap();
+    start_with(dir, SEGMENT_BYTES)
+}
+
+pub(super) fn start_with(dir: &Path, segment_bytes: u64) -> Running {
+    let opened = super::open(Arc::new(RealDisk::new(dir)), segment_bytes).unwrap();
     Running { broker: opened.broker, task: tokio::spawn(opened.task.run()) }
 }
 
 impl Running {
-    async fn close(self) {
+    pub(super) async fn close(self) {
         self.broker.close().await.unwrap();
         self.task.await.unwrap().unwrap();
     }
 
     /// Publishes messages of these sizes one by one to a new queue.
-    async fn publish(&self, sizes: &[usize]) {
+    pub(super) async fn publish(&self, sizes: &[usize]) {
         self.broker.create_queue(queue(), QueueConfig::default(), true).await.unwrap();
         for (offset, size) in sizes.iter().enumerate() {
             let parts = StoredParts { meta: Bytes::new(), body: body(offset, *size) };
@@ -56,7 +60,7 @@ impl Running {
         Ok(self.broker.pull(subscription(), options, outlet).await?.value)
     }
 
-    async fn peek(
+    pub(super) async fn peek(
         &self,
         queue: QueueName,
         from: u64,
@@ -72,11 +76,11 @@ fn queue() -> QueueName {
     QueueName::parse("namespaces/default/queues/q").unwrap()
 }
 
-fn subscription() -> SubscriptionName {
+pub(super) fn subscription() -> SubscriptionName {
     SubscriptionName::parse("namespaces/default/queues/q/subscriptions/default").unwrap()
 }
 
-fn body(offset: usize, size: usize) -> Bytes {
+pub(super) fn body(offset: usize, size: usize) -> Bytes {
     vec![offset as u8; size].into()
 }
 
