@@ -25,9 +25,10 @@ use crate::service::server::{self as edge, Parts};
 
 /// How long answers that tell of a failed log may take to go out.
 const FAREWELL: Duration = Duration::from_millis(200);
-/// Memory for requests under way, bytes. With what goes out (24 MiB), the cache of the newest messages and the broker's
-/// own reads (8 MiB each) it makes 96 MiB.
-const REQUEST_BUDGET_BYTES: u64 = 56 << 20;
+/// Memory for requests under way, bytes. With what comes in before there is memory for it (windows of 12 MiB and 4 MiB
+/// beyond), what goes out (24 MiB), the cache of the newest messages and the broker's own reads (8 MiB each) it makes
+/// 96 MiB.
+const REQUEST_BUDGET_BYTES: u64 = 40 << 20;
 
 /// Why the server could not start, or ended.
 #[derive(Debug, thiserror::Error)]

@@ -25,6 +25,10 @@ const UNIT_BYTES: u64 = 1024;
 /// How long a request waits for memory before it is refused.
 const WAIT_MAX: Duration = Duration::from_millis(200);
 
+/// Bytes that may be kept although there is no memory for their requests yet: the first of each, by which its length
+/// is known.
+const EARLY_BYTES_MAX: u64 = 4 << 20;
+
 /// A budget of bytes, shared by its clones.
 #[derive(Clone, Debug)]
 pub struct Admission {
@@ -33,6 +37,20 @@ pub struct Admission {
     wait_max: Duration,
     /// Who waits for as long as it takes.
     waiting: Arc<AtomicUsize>,
+    early: Arc<AtomicU64>,
+}
+
+/// Bytes of a request that has no memory yet; they count until this is dropped.
+#[derive(Debug)]
+pub struct Early {
+    bytes: u64,
+    all: Arc<AtomicU64>,
+}
+
+impl Drop for Early {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// Bytes taken from the budget; dropping gives them back.
@@ -82,7 +100,7 @@ impl Admission {
         let units = budget_bytes.max(request_bytes_max).div_ceil(UNIT_BYTES);
         let units_max = u32::try_from(units).unwrap_or(u32::MAX).min(Semaphore::MAX_PERMITS as u32);
         let units = Arc::new(Semaphore::new(units_max as usize));
-        Self { units, units_max, wait_max: WAIT_MAX, waiting: Arc::default() }
+        Self { units, units_max, wait_max: WAIT_MAX, waiting: Arc::default(), early: Arc::default() }
     }
 
     /// The whole budget.
@@ -99,6 +117,17 @@ impl Admission {
     pub fn try_admit(&self, bytes: u64) -> Option<Permit> {
         let units = self.units.clone().try_acquire_many_owned(self.units_of(bytes));
         units.ok().map(|units| Permit { units, bytes })
+    }
+
+    /// Keeps the first bytes of a request that waits for memory of `wanted_bytes`, if not too many wait.
+    pub fn keep_early(&self, bytes: u64, wanted_bytes: u64) -> Result<Early, BudgetUsedUp> {
+        let all = self.early.clone();
+        let kept = all.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let early = Early { bytes, all };
+        match kept <= EARLY_BYTES_MAX {
+            true => Ok(early),
+            false => Err(BudgetUsedUp { wanted_bytes, budget_bytes: self.budget_bytes() }),
+        }
     }
 
     /// Takes bytes, waiting a short bounded time for them.
@@ -185,6 +214,16 @@ mod tests {
         assert_eq!(admission.used_bytes(), 7 * 1024);
         drop((first, second));
         assert_eq!(admission.used_bytes(), 0);
+    }
+
+    #[test]
+    fn what_comes_before_there_is_memory_for_it_is_kept_up_to_a_bound() {
+        let admission = small(10 * 1024);
+        let kept: Vec<_> = (0..4).map(|_| admission.keep_early(1 << 20, 9).unwrap()).collect();
+        let refused = admission.keep_early(1, 9).unwrap_err();
+        assert_eq!(refused, BudgetUsedUp { wanted_bytes: 9, budget_bytes: 10 * 1024 });
+        drop(kept);
+        assert!(admission.keep_early(EARLY_BYTES_MAX, 9).is_ok());
     }
 
     #[tokio::test]

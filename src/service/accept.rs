@@ -3,7 +3,8 @@
 //! 1. At most [`CONNECTIONS_MAX`] connections at one time; further ones wait in the kernel's backlog.
 //! 2. A connection that says nothing for [`SILENCE_MAX`] after it was made is closed (keepalive takes over once
 //!    HTTP/2 has begun).
-//! 3. A failed accept (no file descriptors, a connection gone already) never ends the loop; after one it pauses.
+//! 3. What their clients may send unread comes from a pool ([`super::windows`]).
+//! 4. A failed accept (no file descriptors, a connection gone already) never ends the loop; after one it pauses.
 
 use std::io;
 use std::pin::Pin;
@@ -20,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
 use super::edge::Edge;
+use super::windows::Windows;
 
 /// Most connections at one time.
 pub const CONNECTIONS_MAX: usize = 1_024;
@@ -45,15 +47,19 @@ pub async fn serve_connections(
     stopped: impl Future<Output = ()>,
 ) {
     let door = Door::new(listener, connections_max);
-    let graceful = GracefulShutdown::new();
+    let (windows, graceful) = (Windows::default(), GracefulShutdown::new());
     let mut stopped = std::pin::pin!(stopped);
     loop {
         let connection = tokio::select! {
             connection = door.next() => connection,
             () = &mut stopped => break,
         };
+        let window = windows.take();
+        let mut http2 = http2.clone();
+        http2.initial_stream_window_size(window.stream_bytes()).initial_connection_window_size(window.bytes());
         let served = graceful.watch(http2.serve_connection(TokioIo::new(connection), edge.clone()));
         tokio::spawn(async move {
+            let _window = window;
             if let Err(error) = served.await {
                 tracing::debug!(%error, "a connection has ended");
             }

@@ -2,7 +2,8 @@
 //!
 //! Every gRPC message begins with 5 bytes: compressed flag, then the length, big-endian. The first length of a unary
 //! request is read off its first DATA frame, and memory for the whole message is taken from the budget before the
-//! body is read on; until then HTTP/2's window holds the sender back. The permit is held until the handler has
+//! body is read on; until then HTTP/2's window holds the sender back, and where that first frame would be too much with
+//! those of others that wait, the request is refused at once. The permit is held until the handler has
 //! answered. A publish stream is admitted message by message ([`super::admit_stream`]); other streams' handlers account
 //! for each message.
 
@@ -16,7 +17,7 @@ use tonic::Status;
 
 use super::admit_stream::{AdmittedStream, Permits};
 use super::status::Refusal;
-use crate::admission::{Admission, BudgetUsedUp, Permit};
+use crate::admission::{Admission, BudgetUsedUp, Early, Permit};
 use crate::limits::REQUEST_BYTES_MAX;
 
 /// Bytes before each gRPC message.
@@ -103,6 +104,7 @@ enum State {
     /// The frame waits for memory.
     Waiting {
         frame: Option<Frame<Bytes>>,
+        _early: Early,
         permit: Pin<Box<dyn Future<Output = Result<Permit, BudgetUsedUp>> + Send>>,
     },
     Admitted,
@@ -149,9 +151,10 @@ impl<B> AdmittedBody<B> {
                 Ok(true)
             }
             None => {
+                let _early = self.admission.keep_early(data.len() as u64, length)?;
                 let admission = self.admission.clone();
                 let permit = Box::pin(async move { admission.admit(length).await });
-                self.state = State::Waiting { frame: None, permit };
+                self.state = State::Waiting { frame: None, _early, permit };
                 Ok(false)
             }
         }
@@ -170,7 +173,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        if let State::Waiting { frame, permit } = &mut this.state {
+        if let State::Waiting { frame, permit, .. } = &mut this.state {
             let Poll::Ready(permit) = permit.as_mut().poll(cx) else { return Poll::Pending };
             let frame = frame.take();
             return Poll::Ready(match permit {

@@ -5,7 +5,8 @@
 //! 2. No frame that passes on holds more than one message's bytes, and the decoder asks for more only when it holds
 //!    no whole message; so beyond what the handler has taken, one message at the most has a permit.
 //! 3. Permits lie in the order of the messages; the handler takes one with each message.
-//! 4. While memory is short nothing is read, and HTTP/2's window holds the sender back.
+//! 4. While memory is short nothing is read, and HTTP/2's window holds the sender back. Of the frame that was read last
+//!    the rest is kept meanwhile; where that would be too much with those of others, the stream ends.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -18,7 +19,7 @@ use tonic::Status;
 
 use super::admit::{BodyError, PREFIX_BYTES, length_of};
 use super::status::Refusal;
-use crate::admission::{Admission, Permit};
+use crate::admission::{Admission, Early, Permit};
 
 /// Permits of messages that were admitted and not yet taken by the handler. Locked for a move only.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +40,7 @@ enum State {
     /// Between messages, or inside a prefix of which `count` bytes have passed.
     Prefix { seen: [u8; PREFIX_BYTES], count: usize },
     /// The rest of a prefix and its message wait for memory: `left` bytes.
-    Waiting { permit: Pin<Box<dyn Future<Output = Permit> + Send>>, left: u64 },
+    Waiting { permit: Pin<Box<dyn Future<Output = Permit> + Send>>, left: u64, _early: Early },
     /// Inside an admitted message of which `left` bytes have not passed.
     Message { left: u64 },
 }
@@ -79,8 +80,9 @@ impl<B> AdmittedStream<B> {
                 State::Message { left }
             }
             None => {
+                let _early = self.admission.keep_early(self.rest.len() as u64, length)?;
                 let admission = self.admission.clone();
-                State::Waiting { permit: Box::pin(async move { admission.wait(length).await }), left }
+                State::Waiting { permit: Box::pin(async move { admission.wait(length).await }), left, _early }
             }
         };
         Ok(None)
@@ -125,7 +127,7 @@ where
                     Ok(None) => {}
                     Err(refusal) => return Poll::Ready(Some(Err(refusal.into()))),
                 },
-                State::Waiting { permit, left } => {
+                State::Waiting { permit, left, .. } => {
                     let (permit, left) = (ready!(permit.as_mut().poll(cx)), *left);
                     this.permits.push(permit);
                     this.state = State::Message { left };

@@ -26,6 +26,7 @@ mod tail;
 mod time;
 mod token;
 mod update;
+mod windows;
 
 use std::sync::Arc;
 

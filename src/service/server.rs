@@ -6,8 +6,8 @@
 //! | streams on a connection | 1,024 | enough in flight for the commit path; unlimited by default |
 //! | pending-accept and local-error resets | 32, 64 | a flood of resets ends its connection |
 //! | header list | 16 KiB | no header of ours comes near |
-//! | frame | 1 MiB | fewer copies and wakeups for large bodies |
-//! | window of a stream, of a connection | 4 MiB, 16 MiB | what a sender may have under way unread |
+//! | frame | 256 KiB | fewer copies and wakeups for large bodies; what waits for memory has one |
+//! | window | 64 KiB to 1 MiB | what a sender may have under way unread, see [`super::windows`] |
 //! | decoded request | 9 MiB | the largest publish and its envelope |
 //! | send buffer of a stream | 128 KiB | 400 KiB by default; answers with messages have less, see [`super::outgoing`] |
 //! | keepalive | 30 s, answered within 20 s | dead peers go; a silent new connection goes after 10 s |
@@ -50,9 +50,7 @@ const STREAMS_MAX: u32 = 1_024;
 const PENDING_ACCEPT_RESETS_MAX: usize = 32;
 const LOCAL_ERROR_RESETS_MAX: usize = 64;
 const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
-const FRAME_BYTES_MAX: u32 = 1 << 20;
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+const FRAME_BYTES_MAX: u32 = 256 << 10;
 const SEND_BUFFER_BYTES_MAX: usize = 128 << 10;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -115,7 +113,7 @@ pub async fn serve(
     }
 }
 
-/// HTTP/2 with its limits.
+/// HTTP/2 with its limits; windows are set for each connection.
 fn http2() -> http2::Builder<TokioExecutor> {
     let mut http2 = http2::Builder::new(TokioExecutor::new());
     http2
@@ -127,8 +125,6 @@ fn http2() -> http2::Builder<TokioExecutor> {
         .max_local_error_reset_streams(LOCAL_ERROR_RESETS_MAX)
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .max_frame_size(FRAME_BYTES_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
