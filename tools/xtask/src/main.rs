@@ -4,6 +4,7 @@ mod faults;
 mod fixtures;
 mod full_disk;
 mod kill_loop;
+mod memory_limit;
 mod real_input;
 mod shadow;
 
@@ -46,6 +47,13 @@ enum Task {
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
         rounds: u64,
     },
+    /// Run a server under a memory limit of 256 MiB that the kernel enforces, with large messages and slow consumers; it
+    /// must live and lose nothing
+    MemoryLimit {
+        /// 1 is a backlog of 20 GiB and 1,000 consumers
+        #[arg(long, default_value_t = 0.01, value_parser = scale)]
+        scale: f64,
+    },
     /// Make data directories for later builds to be tried on, one file each
     Fixtures {
         /// The folder for them
@@ -58,12 +66,18 @@ enum Task {
     },
 }
 
+fn scale(text: &str) -> Result<f64, String> {
+    let scale = text.parse().ok().filter(|scale| (0.001..=10.0).contains(scale));
+    scale.ok_or_else(|| "a number from 0.001 to 10 is expected".to_owned())
+}
+
 fn main() -> ExitCode {
     let Arguments::Task(task) = Arguments::parse();
     let done = build().and_then(|()| match task {
         Task::KillLoop { cycles, seed, data_dir } => kill_loop::run(cycles, seed, data_dir),
         Task::Faults { only } => faults::run(&only),
         Task::FullDisk { rounds } => full_disk::run(rounds),
+        Task::MemoryLimit { scale } => memory_limit::run(scale),
         Task::Fixtures { out } => fixtures::run(&out),
         Task::RealInput { payloads } => real_input::run(&payloads),
     });
@@ -80,6 +94,9 @@ fn main() -> ExitCode {
 fn build() -> Result<(), String> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(["build", "--quiet", "--workspace"]);
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
     let status = command.status().map_err(|error| format!("cargo cannot be run: {error}"))?;
     if status.success() { Ok(()) } else { Err(format!("cargo build: {status}")) }
 }
