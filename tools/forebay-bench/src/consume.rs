@@ -16,7 +16,7 @@ use crate::Failure;
 use crate::args::{ConsumeArgs, ConsumeMode};
 use crate::fill::{batch_of, fill};
 use crate::progress::Progress;
-use crate::report::{Figures, Report};
+use crate::report::{Figures, Report, repeat};
 use crate::site::{Target, check, create_queues, delete_queues, queue_names, waiting};
 use crate::take::{all_ok, first_done, pull_all};
 
@@ -26,10 +26,7 @@ const BYTES_CREDIT: u64 = 1 << 40;
 const CREDIT_BATCHES: u64 = 4;
 
 pub async fn run(args: &ConsumeArgs) -> Result<Report, Failure> {
-    let mut runs = Vec::new();
-    for _ in 0..args.runs {
-        runs.push(one(args).await?);
-    }
+    let runs = repeat(args.runs, async || one(args).await).await?;
     let settings = json!({
         "mode": format!("{:?}", args.mode).to_lowercase(),
         "batch": args.batch,
@@ -47,15 +44,20 @@ async fn one(args: &ConsumeArgs) -> Result<Figures, Failure> {
     let ConsumeArgs { mode, batch, consumers, messages, size, .. } = *args;
     let warm_up = Duration::from_secs(args.warm_up);
     let drain = Drain { mode, batch, consumers, messages, size, warm_up };
-    let Drained { messages, took } = self::drain(&drain, &|| target.clients(), &names).await?;
+    let drained = self::drain(&drain, &|| target.clients(), &names).await?;
     delete_queues(&clients, &names).await?;
-    let seconds = took.as_secs_f64();
-    Ok(vec![
+    Ok(figures(drained, size))
+}
+
+/// The figures of a run.
+fn figures(drained: Drained, size: u64) -> Figures {
+    let (messages, seconds) = (drained.messages, drained.took.as_secs_f64());
+    vec![
         ("messages", messages as f64),
         ("seconds", seconds),
-        ("messages_per_second", messages as f64 / seconds),
+        ("messages_per_second", drained.rate()),
         ("mib_per_second", (messages * size) as f64 / seconds / f64::from(1 << 20)),
-    ])
+    ]
 }
 
 /// How a backlog is consumed.
@@ -75,6 +77,13 @@ pub struct Drain {
 pub struct Drained {
     pub messages: u64,
     pub took: Duration,
+}
+
+impl Drained {
+    /// Messages a second.
+    pub fn rate(self) -> f64 {
+        self.messages as f64 / self.took.as_secs_f64()
+    }
 }
 
 /// Fills the first of the queues and consumes it all. `connect` makes a connection.

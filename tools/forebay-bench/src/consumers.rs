@@ -1,4 +1,4 @@
-//! Consumers of stamped messages: each queue and each connection has a stream, each delivery is acknowledged at once.
+//! Consumers of stamped messages: each subscription and each connection has a stream, each delivery is acknowledged at once.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use forebay::proto::v1::subscribe_request::{Acks, Credit, Open, Request as Up};
 use forebay::proto::v1::subscribe_response::{Deliveries, Response as Down};
 use forebay::proto::v1::{SubscribeRequest, SubscribeResponse};
-use forebay_testkit::{Clients, subscription};
+use forebay_testkit::Clients;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -27,21 +27,21 @@ const LOOK: Duration = Duration::from_millis(5);
 /// What does not come within this time does not come.
 const STALL: Duration = Duration::from_secs(20);
 
-/// An open stream of a queue's subscription `default`.
+/// An open stream of a subscription.
 pub struct Stream {
     up: mpsc::UnboundedSender<SubscribeRequest>,
     answers: Streaming<SubscribeResponse>,
 }
 
 impl Stream {
-    /// Subscribes to each of the queues, over each of the connections, both in turn.
-    pub async fn open(connections: &[Clients], names: &[String]) -> Result<Vec<Self>, Failure> {
+    /// Opens each of the subscriptions, over each of the connections, both in turn.
+    pub async fn open(connections: &[Clients], subscriptions: &[String]) -> Result<Vec<Self>, Failure> {
         let mut streams = Vec::new();
-        let pairs = names.iter().cycle().zip(connections.iter().cycle());
-        for (name, clients) in pairs.take(names.len().max(connections.len())) {
+        let pairs = subscriptions.iter().cycle().zip(connections.iter().cycle());
+        for (subscription, clients) in pairs.take(subscriptions.len().max(connections.len())) {
             let (up, requests) = mpsc::unbounded_channel();
             let credit = Credit { messages: CREDIT, bytes: BYTES_CREDIT };
-            let open = Open { subscription: subscription(name), credit: Some(credit), ..Open::default() };
+            let open = Open { subscription: subscription.clone(), credit: Some(credit), ..Open::default() };
             up.send(SubscribeRequest { request: Some(Up::Open(open)) })?;
             let requests = UnboundedReceiverStream::new(requests);
             let mut answers = clients.messages.clone().subscribe(requests).await?.into_inner();
@@ -111,7 +111,8 @@ impl Consumers {
     /// Begins to take what comes on the streams. Stamps count from the window's start.
     pub fn start(streams: Vec<Stream>, window: Window) -> Self {
         let samples = Samples::new(window).into();
-        let seen = Arc::new(Seen { window, samples, progress: Progress::start("consuming", 0) });
+        let progress = Progress::start("consuming", 0);
+        let seen = Arc::new(Seen { window, samples, progress });
         let workers = streams.into_iter().map(|stream| stream.take(Arc::clone(&seen))).collect();
         Self { workers, seen }
     }

@@ -139,6 +139,41 @@ pub async fn by_stream(mut clients: Clients, load: Arc<Load>, in_flight: usize) 
     }
 }
 
+/// The form of a stream's requests.
+#[derive(Clone, Copy, Debug)]
+pub struct Form {
+    pub body_bytes: u64,
+    pub batch: u64,
+    pub in_flight: usize,
+}
+
+/// What was published, and how long it took.
+#[derive(Clone, Copy, Debug)]
+pub struct Published {
+    pub messages: u64,
+    pub took: Duration,
+}
+
+impl Published {
+    /// Messages a second.
+    pub fn rate(self) -> f64 {
+        self.messages as f64 / self.took.as_secs_f64()
+    }
+}
+
+/// Publishes by one stream, to the queues in turn.
+pub async fn publish_stream(
+    clients: &Clients,
+    names: &[String],
+    form: Form,
+    length: Length,
+) -> Result<Published, Failure> {
+    let start = Instant::now();
+    let load = Load::new("publishing", names, same_body(form.body_bytes), form.batch, length);
+    tokio::spawn(by_stream(clients.clone(), Arc::clone(&load), form.in_flight)).await??;
+    Ok(Published { messages: load.progress.done(), took: start.elapsed() })
+}
+
 /// Waits until all workers are done, or one has failed.
 pub async fn all_done(mut workers: JoinSet<Result<(), Failure>>) -> Result<(), Failure> {
     while let Some(worker) = workers.join_next().await {

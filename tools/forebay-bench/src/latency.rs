@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use forebay::proto::v1::publish_stream_response::Result as Answer;
 use forebay::proto::v1::{Message, PublishRequest, PublishStreamRequest, PublishStreamResponse};
 use forebay_testkit::{Clients, queue};
-use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
@@ -18,13 +17,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::Failure;
 use crate::args::LatencyArgs;
 use crate::bodies::{Bodies, Mix};
-use crate::consumers::{Consumers, Stream};
 use crate::fill::all_done;
-use crate::plot::{Curves, Plot};
-use crate::report::{END_TO_END, Figures, Limit, PUBLISH, Report, percentiles};
+use crate::flow::Flow;
+use crate::limit::Limit;
+use crate::plot::{Curves, draw_last};
+use crate::report::{END_TO_END, Figures, PUBLISH, Report, percentiles};
 use crate::samples::{Samples, Window, lock};
 use crate::schedule::Schedule;
-use crate::site::{Target, check, create_queues, delete_queues, queue_names, queue_stats, waiting};
+use crate::site::check;
 
 /// The rate at which the limits hold.
 pub const RATE_DEFAULT: u64 = 1_000;
@@ -39,54 +39,28 @@ const DUE_MAX: usize = 1 << 16;
 const UNSENT_BYTES_MAX: u64 = 64 << 20;
 
 pub async fn run(args: &LatencyArgs) -> Result<Report, Failure> {
-    let plot = Plot::create(args.plot.as_deref())?;
-    let (mut runs, mut curves) = (Vec::new(), Curves::new());
-    for _ in 0..args.runs {
-        let (figures, seen) = one(args).await?;
-        runs.push(figures);
-        curves = seen;
-    }
-    let settings = json!({
-        "rate": args.rate,
-        "seconds": args.seconds,
-        "sizes": args.sizes.to_string(),
-        "queues": args.queues,
-        "connections": args.connections,
-        "warm_up": args.warm_up,
-    });
-    let limits = if args.no_verdict || args.rate != RATE_DEFAULT {
-        Vec::new()
-    } else {
-        vec![Limit::Most(END_TO_END[0], P50_MS_MAX), Limit::Most(END_TO_END[2], P99_MS_MAX)]
-    };
-    if let Some(plot) = plot {
-        plot.draw("forebay-bench latency", &curves)?;
-    }
+    let LatencyArgs { flow, rate } = args;
+    let runs =
+        draw_last("forebay-bench latency", flow.plot.as_deref(), flow.judged.runs, async || one(args).await);
+    let runs = runs.await?;
+    let mut settings = flow.settings();
+    settings["rate"] = (*rate).into();
+    let wanted = [Limit::Most(END_TO_END[0], P50_MS_MAX), Limit::Most(END_TO_END[2], P99_MS_MAX)];
+    let limits = if *rate == RATE_DEFAULT { flow.judged.limits(wanted) } else { Vec::new() };
     Ok(Report { command: "latency", settings, runs, limits })
 }
 
 async fn one(args: &LatencyArgs) -> Result<(Figures, Curves), Failure> {
-    let target = Target::new(&args.server)?;
-    let (clients, names) = (target.clients(), queue_names(args.queues));
-    create_queues(&clients, &names).await?;
-    let connect = || (0..args.connections).map(|_| target.clients()).collect::<Vec<_>>();
-    let streams = Stream::open(&connect(), &names).await?;
-
-    let (warm_up, length) = (Duration::from_secs(args.warm_up), Duration::from_secs(args.seconds));
-    let schedule = Schedule { rate: args.rate, length: warm_up + length };
-    let window = Window { start: Instant::now(), warm_up, length: Some(length) };
-    let consumers = Consumers::start(streams, window);
-    let generator = Arc::new(Generator::new(schedule, window, &args.sizes, &names));
-    Generator::run(&generator, connect()).await?;
-    let delivered = consumers.finish(schedule.messages()).await?;
-    let stored = queue_stats(&clients, &names).await?.iter().map(|stats| stats.next_offset).sum();
-    check("messages in the queues", stored, schedule.messages())?;
-    check("messages left", waiting(&clients, &names).await?, 0)?;
-    delete_queues(&clients, &names).await?;
+    let flow = Flow::begin(&args.flow).await?;
+    let length = Duration::from_secs(args.flow.seconds);
+    let schedule = Schedule { rate: args.rate, length: flow.window.warm_up + length };
+    let generator = Arc::new(Generator::new(schedule, flow.window, &args.flow.sizes, &flow.names));
+    Generator::run(&generator, flow.connections()).await?;
+    let delivered = flow.end(schedule.messages()).await?;
 
     let (answered, late) = generator.seen();
     check("latencies", delivered.latencies(), answered.latencies())?;
-    if !args.no_verdict {
+    if !args.flow.judged.no_verdict {
         in_time(&late)?;
     }
     let mut figures = vec![

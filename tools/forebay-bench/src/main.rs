@@ -6,17 +6,19 @@
 //! | Module | For |
 //! |---|---|
 //! | `publish`, `consume`, `latency`, `mixed`, `memory`, `reclaim`, `restart`, `limits` | one subcommand each: arguments to a [`report::Report`] |
-//! | `site`, `fill`, `take`, `consumers` | a server to measure; ways in and out of its queues |
+//! | `site`, `fill`, `take`, `consumers`, `flow` | a server to measure; ways in and out of its queues |
 //! | `schedule`, `bodies` | when messages are due at a rate, and what they carry |
 //! | `samples` | latencies and rates |
-//! | `report`, `progress`, `plot` | what is shown |
+//! | `report`, `limit`, `progress`, `plot` | what is shown and judged |
 
 mod args;
 mod bodies;
 mod consume;
 mod consumers;
 mod fill;
+mod flow;
 mod latency;
+mod limit;
 mod limits;
 mod memory;
 mod mixed;
@@ -36,7 +38,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::args::{Cli, Command};
-use crate::report::Report;
+use crate::report::{Format, Outcome};
 
 /// Why a run was given up.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -45,13 +47,12 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
         Command::EmptyServer => limits::empty::serve().map(|()| None),
-        command => run(command).map(Some),
+        command => run(command, cli.format).map(Some),
     };
     match result {
         Ok(None) => ExitCode::SUCCESS,
-        Ok(Some(report)) => {
-            println!("{}", report.text(cli.format));
-            let missed = report.missed();
+        Ok(Some(Outcome { text, missed })) => {
+            println!("{text}");
             missed.iter().for_each(|why| eprintln!("{why}"));
             if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
@@ -62,21 +63,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: &Command) -> Result<Report, Failure> {
+fn run(command: &Command, format: Format) -> Result<Outcome, Failure> {
     // The server needs cores too, and calls over one connection gain nothing from a second thread.
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2).max(1);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     runtime.block_on(async {
-        match command {
-            Command::Publish(args) => publish::run(args).await,
-            Command::Consume(args) => consume::run(args).await,
-            Command::Latency(args) => latency::run(args).await,
-            Command::Mixed(args) => mixed::run(args).await,
-            Command::Memory(args) => memory::run(args).await,
-            Command::Reclaim(args) => reclaim::run(args).await,
-            Command::Restart(args) => restart::run(args).await,
-            Command::Limits(args) => limits::run(args).await,
+        let report = match command {
+            Command::Publish(args) => publish::run(args).await?,
+            Command::Consume(args) => consume::run(args).await?,
+            Command::Latency(args) => latency::run(args).await?,
+            Command::Mixed(args) => mixed::run(args).await?,
+            Command::Memory(args) => memory::run(args).await?,
+            Command::Reclaim(args) => reclaim::run(args).await?,
+            Command::Restart(args) => restart::run(args).await?,
+            Command::Limits(args) => limits::run(args).await?,
             Command::EmptyServer => unreachable!("it is no measurement"),
-        }
+        };
+        Ok(report.outcome(format))
     })
 }

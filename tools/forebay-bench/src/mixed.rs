@@ -1,21 +1,17 @@
 //! `mixed`: publishing and consuming at once, each as fast as the other lets it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use forebay_testkit::Clients;
-use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::Failure;
 use crate::args::MixedArgs;
 use crate::bodies::Bodies;
-use crate::consumers::{Consumers, Stream};
 use crate::fill::{Length, Load, all_done, by_stream, in_flight_of};
-use crate::plot::{Curves, Plot};
-use crate::report::{END_TO_END, Figures, Limit, PUBLISH, Report, percentiles};
-use crate::samples::Window;
-use crate::site::{Target, check, create_queues, delete_queues, queue_names, queue_stats, waiting};
+use crate::flow::Flow;
+use crate::limit::Limit;
+use crate::plot::{Curves, draw_last};
+use crate::report::{END_TO_END, Figures, PUBLISH, Report, percentiles};
 
 /// Least messages a second, both ways, of this size.
 const PER_SECOND_MIN: f64 = 300_000.0;
@@ -24,51 +20,26 @@ const PUBLISHED: &str = "published_per_second";
 const CONSUMED: &str = "consumed_per_second";
 
 pub async fn run(args: &MixedArgs) -> Result<Report, Failure> {
-    let plot = Plot::create(args.plot.as_deref())?;
-    let (mut runs, mut curves) = (Vec::new(), Curves::new());
-    for _ in 0..args.runs {
-        let (figures, seen) = one(args).await?;
-        runs.push(figures);
-        curves = seen;
-    }
-    let settings = json!({
-        "batch": args.batch,
-        "sizes": args.sizes.to_string(),
-        "queues": args.queues,
-        "connections": args.connections,
-        "warm_up": args.warm_up,
-    });
-    let limits = if args.no_verdict || args.sizes.only() != Some(JUDGED_BYTES) {
-        Vec::new()
-    } else {
-        vec![Limit::Least(PUBLISHED, PER_SECOND_MIN), Limit::Least(CONSUMED, PER_SECOND_MIN)]
-    };
-    if let Some(plot) = plot {
-        plot.draw("forebay-bench mixed", &curves)?;
-    }
+    let MixedArgs { flow, batch } = args;
+    let runs =
+        draw_last("forebay-bench mixed", flow.plot.as_deref(), flow.judged.runs, async || one(args).await);
+    let runs = runs.await?;
+    let mut settings = flow.settings();
+    settings["batch"] = (*batch).into();
+    let wanted = [Limit::Least(PUBLISHED, PER_SECOND_MIN), Limit::Least(CONSUMED, PER_SECOND_MIN)];
+    let limits =
+        if flow.sizes.only() == Some(JUDGED_BYTES) { flow.judged.limits(wanted) } else { Vec::new() };
     Ok(Report { command: "mixed", settings, runs, limits })
 }
 
 async fn one(args: &MixedArgs) -> Result<(Figures, Curves), Failure> {
-    let target = Target::new(&args.server)?;
-    let (clients, names) = (target.clients(), queue_names(args.queues));
-    create_queues(&clients, &names).await?;
-    let connect = || (0..args.connections).map(|_| target.clients()).collect::<Vec<_>>();
-    let streams = Stream::open(&connect(), &names).await?;
-
-    let (warm_up, length) = (Duration::from_secs(args.warm_up), Duration::from_secs(args.seconds));
-    let window = Window { start: Instant::now(), warm_up, length: Some(length) };
-    let consumers = Consumers::start(streams, window);
-    let load = publish(args, connect(), &names, window).await?;
+    let flow = Flow::begin(&args.flow).await?;
+    let load = publish(args, &flow).await?;
     let (published, messages) = (load.samples(), load.progress.done());
-    let backlog = waiting(&clients, &names).await?;
-    let delivered = consumers.finish(messages).await?;
-    let stored = queue_stats(&clients, &names).await?.iter().map(|stats| stats.next_offset).sum();
-    check("messages in the queues", stored, messages)?;
-    check("messages left", waiting(&clients, &names).await?, 0)?;
-    delete_queues(&clients, &names).await?;
+    let backlog = flow.waiting().await?;
+    let delivered = flow.end(messages).await?;
 
-    let per_second = |messages: u64| messages as f64 / length.as_secs_f64();
+    let per_second = |messages: u64| messages as f64 / args.flow.seconds as f64;
     let mut figures = vec![
         ("messages", messages as f64),
         (PUBLISHED, per_second(published.messages())),
@@ -81,18 +52,13 @@ async fn one(args: &MixedArgs) -> Result<(Figures, Curves), Failure> {
 }
 
 /// Publishes until the window's end; returns when all is answered.
-async fn publish(
-    args: &MixedArgs,
-    connections: Vec<Clients>,
-    names: &[String],
-    window: Window,
-) -> Result<Arc<Load>, Failure> {
-    let bodies = Bodies::new(&args.sizes);
+async fn publish(args: &MixedArgs, flow: &Flow) -> Result<Arc<Load>, Failure> {
+    let (bodies, window) = (Bodies::new(&args.flow.sizes), flow.window);
     let stamped = Box::new(move |number| bodies.stamped(number, window.start.elapsed()));
-    let load = Load::new("publishing", names, stamped, args.batch, Length::Within(window));
-    let in_flight = in_flight_of(args.batch * args.sizes.mean_bytes());
+    let load = Load::new("publishing", &flow.names, stamped, args.batch, Length::Within(window));
+    let in_flight = in_flight_of(args.batch * args.flow.sizes.mean_bytes());
     let mut workers = JoinSet::new();
-    for clients in connections {
+    for clients in flow.connections() {
         workers.spawn(by_stream(clients, Arc::clone(&load), in_flight));
     }
     all_done(workers).await?;

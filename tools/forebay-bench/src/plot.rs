@@ -3,6 +3,7 @@
 //! The latency panel is drawn as HdrHistogram draws it: `x` is `1 / (1 - p)` on a logarithmic scale, so each tenfold
 //! step along it is one more nine, and the tail has as much room as the middle.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
@@ -12,6 +13,7 @@ use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
 use crate::Failure;
+use crate::report::{Figures, repeat};
 use crate::samples::Samples;
 
 const SIZE: (u32, u32) = (1_000, 800);
@@ -20,27 +22,35 @@ const COLORS: [RGBColor; 2] = [RGBColor(31, 119, 180), RGBColor(214, 39, 40)];
 /// What one run saw, by name; at most two.
 pub type Curves = Vec<(&'static str, Samples)>;
 
-/// A file for a plot.
-#[derive(Debug)]
-pub struct Plot(File);
+/// Takes the figures of this many runs, and draws the last one to a file if one is given.
+pub async fn draw_last(
+    title: &str,
+    path: Option<&Path>,
+    runs: u64,
+    one: impl AsyncFn() -> Result<(Figures, Curves), Failure>,
+) -> Result<Vec<Figures>, Failure> {
+    let file = path.map(create).transpose()?;
+    let last = RefCell::new(Curves::new());
+    let figures = repeat(runs, async || {
+        let (figures, curves) = one().await?;
+        last.replace(curves);
+        Ok(figures)
+    });
+    let figures = figures.await?;
+    if let Some(mut file) = file {
+        file.write_all(svg(title, &last.into_inner())?.as_bytes())?;
+    }
+    Ok(figures)
+}
+
+/// Makes the file of a plot before anything is measured: what cannot be written is said at once.
+fn create(path: &Path) -> Result<File, Failure> {
+    File::create(path).map_err(|error| format!("{} cannot be written: {error}", path.display()).into())
+}
 
 type Points = Vec<(f64, f64)>;
 type Panel<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Chart<'a, X> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, RangedCoordf64>>;
-
-impl Plot {
-    /// Makes the file, if one is asked for: what cannot be written is said before anything is measured.
-    pub fn create(path: Option<&Path>) -> Result<Option<Self>, Failure> {
-        let Some(path) = path else { return Ok(None) };
-        let file =
-            File::create(path).map_err(|error| format!("{} cannot be written: {error}", path.display()));
-        Ok(Some(Self(file?)))
-    }
-
-    pub fn draw(mut self, title: &str, curves: &Curves) -> Result<(), Failure> {
-        Ok(self.0.write_all(svg(title, curves)?.as_bytes())?)
-    }
-}
 
 fn svg(title: &str, curves: &Curves) -> Result<String, Failure> {
     let mut text = String::new();

@@ -10,9 +10,10 @@ use tokio::task::JoinSet;
 use crate::Failure;
 use crate::args::{PublishArgs, PublishMode};
 use crate::fill::{Length, Load, all_done, by_calls, by_stream, same_body};
-use crate::plot::{Curves, Plot};
+use crate::plot::{Curves, draw_last};
 use crate::report::{Figures, Report};
-use crate::site::{Target, check, create_queues, delete_queues, queue_names, queue_stats};
+use crate::samples::Samples;
+use crate::site::{Target, check, create_queues, delete_queues, queue_names, stored};
 
 /// Length of a run unless asked otherwise.
 const SECONDS_DEFAULT: u64 = 5;
@@ -25,13 +26,8 @@ pub async fn run(args: &PublishArgs) -> Result<Report, Failure> {
         (PublishMode::Batch, None) => BATCH_DEFAULT,
         (_, batch) => batch.unwrap_or(1),
     };
-    let plot = Plot::create(args.plot.as_deref())?;
-    let (mut runs, mut curves) = (Vec::new(), Curves::new());
-    for _ in 0..args.runs {
-        let (figures, seen) = one(args, batch).await?;
-        runs.push(figures);
-        curves = seen;
-    }
+    let one = async || one(args, batch).await;
+    let runs = draw_last("forebay-bench publish", args.plot.as_deref(), args.runs, one).await?;
     let settings = json!({
         "mode": format!("{:?}", args.mode).to_lowercase(),
         "in_flight": args.in_flight,
@@ -41,9 +37,6 @@ pub async fn run(args: &PublishArgs) -> Result<Report, Failure> {
         "connections": args.connections,
         "warm_up": args.warm_up,
     });
-    if let Some(plot) = plot {
-        plot.draw("forebay-bench publish", &curves)?;
-    }
     Ok(Report { command: "publish", settings, runs, limits: Vec::new() })
 }
 
@@ -51,33 +44,41 @@ async fn one(args: &PublishArgs, batch: u64) -> Result<(Figures, Curves), Failur
     let target = Target::new(&args.server)?;
     let (clients, names) = (target.clients(), queue_names(args.queues));
     create_queues(&clients, &names).await?;
-    let length = match args.messages {
-        Some(messages) => Length::Messages(messages),
-        None => Length::Time(Duration::from_secs(args.seconds.unwrap_or(SECONDS_DEFAULT))),
-    };
     let connections: Vec<Clients> =
         (0..args.connections.min(args.in_flight)).map(|_| target.clients()).collect();
     let load = |what, length| Load::new(what, &names, same_body(args.size), batch, length);
     let warm_up = load("warming up", Length::Time(Duration::from_secs(args.warm_up)));
     publish(args, &connections, &warm_up).await?;
-    let load = load("publishing", length);
+    let load = load("publishing", length(args));
     let start = Instant::now();
     publish(args, &connections, &load).await?;
-    let (seconds, samples) = (start.elapsed().as_secs_f64(), load.samples());
-    let messages = load.progress.done();
-    let stored = queue_stats(&clients, &names).await?.iter().map(|stats| stats.next_offset).sum();
-    check("messages in the queues", stored, messages + warm_up.progress.done())?;
+    let (took, messages) = (start.elapsed(), load.progress.done());
+    check("messages in the queues", stored(&clients, &names).await?, messages + warm_up.progress.done())?;
     delete_queues(&clients, &names).await?;
+    Ok(figures(messages, args.size, took, load.samples()))
+}
+
+/// How long a run is.
+fn length(args: &PublishArgs) -> Length {
+    match args.messages {
+        Some(messages) => Length::Messages(messages),
+        None => Length::Time(Duration::from_secs(args.seconds.unwrap_or(SECONDS_DEFAULT))),
+    }
+}
+
+/// The figures of a run.
+fn figures(messages: u64, size: u64, took: Duration, samples: Samples) -> (Figures, Curves) {
+    let seconds = took.as_secs_f64();
     let figures = vec![
         ("messages", messages as f64),
         ("seconds", seconds),
         ("messages_per_second", messages as f64 / seconds),
-        ("mib_per_second", (messages * args.size) as f64 / seconds / f64::from(1 << 20)),
+        ("mib_per_second", (messages * size) as f64 / seconds / f64::from(1 << 20)),
         ("latency_p50_ms", samples.latency_ms(0.5)),
         ("latency_p99_ms", samples.latency_ms(0.99)),
         ("latency_max_ms", samples.latency_ms(1.0)),
     ];
-    Ok((figures, vec![("published", samples)]))
+    (figures, vec![("published", samples)])
 }
 
 /// Runs the loop; the requests under way are spread over the connections.

@@ -1,6 +1,5 @@
 //! `reclaim`: what a backlog costs on the disk while others flow, and how fast a mixed backlog is read.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -14,18 +13,16 @@ use tokio::task::JoinSet;
 use crate::Failure;
 use crate::args::ReclaimArgs;
 use crate::fill::{batch_of, fill};
+use crate::limit::Limit;
 use crate::progress::Progress;
-use crate::report::{Figures, Limit, Report};
+use crate::report::{Figures, Report, repeat};
 use crate::restart::drop_page_cache;
-use crate::site::{Site, check, create_queues, queue_names, server_stats, waiting};
+use crate::site::{Site, bytes_under, check, create_queues, queue_names, quiet, server_stats, waiting};
 use crate::take::{acknowledge, pull, pull_all};
 
-const GIB: f64 = 1_073_741_824.0;
+const GIB: u64 = 1 << 30;
 /// Bytes of a body.
 const SIZE: u64 = 1_024;
-/// Length of a segment at scale 1; smaller runs have smaller ones, so that as many come to be.
-const SEGMENT_BYTES: f64 = 67_108_864.0;
-const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 
 /// One message in so many goes to the slow consumer's queue.
 const FLOWING: usize = 19;
@@ -51,44 +48,39 @@ pub enum Scenario {
 }
 
 pub async fn run(args: &ReclaimArgs) -> Result<Report, Failure> {
-    let mut runs = Vec::new();
-    for _ in 0..args.runs {
-        runs.push(match args.scenario {
-            Scenario::SlowConsumer => slow_consumer(args).await?,
-            Scenario::Drain => drain(args).await?,
-        });
-    }
+    let one = async || match args.scenario {
+        Scenario::SlowConsumer => slow_consumer(args).await,
+        Scenario::Drain => drain(args).await,
+    };
+    let runs = repeat(args.judged.runs, one).await?;
     let limit = match args.scenario {
         Scenario::SlowConsumer => Limit::Most("segments_beyond_twice_needed", SEGMENTS_MAX),
         Scenario::Drain => Limit::Most("slowdown", SLOWDOWN_MAX),
     };
     let name = args.scenario.to_possible_value().map(|value| value.get_name().to_owned());
-    let settings =
-        json!({ "scenario": name, "scale": args.scale, "segment_bytes": segment_bytes(args.scale) });
-    let limits = if args.no_verdict { Vec::new() } else { vec![limit] };
+    let settings = json!({
+        "scenario": name,
+        "scale": args.scale.factor,
+        "segment_bytes": args.scale.segment_bytes(),
+    });
+    let limits = args.judged.limits([limit]);
     Ok(Report { command: "reclaim", settings, runs, limits })
-}
-
-/// Of a segment at this scale.
-fn segment_bytes(scale: f64) -> u64 {
-    let scaled = (SEGMENT_BYTES * scale.min(1.0)) as u64;
-    scaled.max(SEGMENT_BYTES_MIN).next_multiple_of(4_096)
 }
 
 fn site(args: &ReclaimArgs) -> Result<Site, Failure> {
     let mut site = Site::new(&args.server)?;
-    site.configure(format!("segment_bytes = {}\n", segment_bytes(args.scale)));
+    site.configure(format!("segment_bytes = {}\n", args.scale.segment_bytes()));
     site.start()?;
     Ok(site)
 }
 
 async fn slow_consumer(args: &ReclaimArgs) -> Result<Figures, Failure> {
     let site = site(args)?;
-    let (clients, segment) = (site.server().clients(), segment_bytes(args.scale));
+    let (clients, segment) = (site.server().clients(), args.scale.segment_bytes());
     // The last one is the slow one.
     let names = queue_names(FLOWING as u64 + 1);
     create_queues(&clients, &names).await?;
-    let total = (20.0 * GIB * args.scale) as u64 / SIZE;
+    let total = args.scale.of(20 * GIB / SIZE);
     let queues = names.len() as u64;
     let round = (ROUND_SEGMENTS * segment / SIZE).div_ceil(queues) * queues;
     let (progress, mut most) = (Progress::start("flowing", total), f64::MIN);
@@ -129,26 +121,9 @@ fn rewriting(stats: &ServerStats) -> Figures {
     ]
 }
 
-/// Disk space of all files under a directory. Files may go while they are counted.
-fn bytes_under(dir: &Path) -> Result<u64, Failure> {
-    use std::os::unix::fs::MetadataExt as _;
-
-    let mut bytes = 0;
-    for entry in std::fs::read_dir(dir)? {
-        let path = entry?.path();
-        match std::fs::metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => bytes += bytes_under(&path)?,
-            Ok(metadata) => bytes += 512 * metadata.blocks(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(bytes)
-}
-
 async fn drain(args: &ReclaimArgs) -> Result<Figures, Failure> {
-    let queues = ((10_000.0 * args.scale) as u64).max(10);
-    let messages = ((GIB * args.scale) as u64 / SIZE).next_multiple_of(queues);
+    let queues = args.scale.of(10_000).max(10);
+    let messages = args.scale.of(GIB / SIZE).next_multiple_of(queues);
     let (mixed, stats) = drained(args, queues, messages).await?;
     let (single, _) = drained(args, 1, messages).await?;
     let rate = |seconds: f64| messages as f64 / seconds;
@@ -171,11 +146,11 @@ async fn drained(args: &ReclaimArgs, queues: u64, messages: u64) -> Result<(f64,
     let (passing, names) = names.split_first().expect("there is one more");
     fill(&clients, names, messages, SIZE, 1).await?;
     // What follows takes the backlog out of the reach of checkpoints.
-    let behind = 20 * segment_bytes(args.scale) / SIZE;
+    let behind = 20 * args.scale.segment_bytes() / SIZE;
     fill(&clients, std::slice::from_ref(passing), behind, SIZE, batch_of(SIZE)).await?;
     let taken = Arc::new(Progress::start("passing by", behind));
     pull_all(&[clients.clone(), clients.clone()], &subscription(passing), PULL, behind, taken).await?;
-    let stats = quiet(&clients).await?;
+    let stats = quiet(&clients, QUIET).await?;
     drop(clients);
     site.kill();
     drop_page_cache()?;
@@ -187,21 +162,6 @@ async fn drained(args: &ReclaimArgs, queues: u64, messages: u64) -> Result<(f64,
     let seconds = start.elapsed().as_secs_f64();
     check("messages that wait", waiting(&clients, names).await?, 0)?;
     Ok((seconds, stats))
-}
-
-/// Waits until reclaim does nothing more.
-async fn quiet(clients: &Clients) -> Result<ServerStats, Failure> {
-    let mut before = server_stats(clients).await?;
-    let mut since = Instant::now();
-    while since.elapsed() < QUIET {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        let now = server_stats(clients).await?;
-        if now.written_bytes != before.written_bytes {
-            since = Instant::now();
-        }
-        before = now;
-    }
-    Ok(before)
 }
 
 /// Takes all messages of the queues, by several workers, each at a queue of its own while there are enough.

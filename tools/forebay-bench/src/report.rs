@@ -4,6 +4,8 @@ use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Map, Value, json};
 
+use crate::Failure;
+use crate::limit::Limit;
 use crate::samples::Samples;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -34,36 +36,26 @@ pub fn percentiles(names: [&'static str; 5], samples: &Samples) -> Figures {
 /// The figures of one run: names with their units last, in the order in which they are shown.
 pub type Figures = Vec<(&'static str, f64)>;
 
-/// What a figure's median must keep.
-#[derive(Clone, Copy, Debug)]
-pub enum Limit {
-    Most(&'static str, f64),
-    Least(&'static str, f64),
+/// Takes the figures of this many runs, one after the other.
+pub async fn repeat(
+    runs: u64,
+    one: impl AsyncFn() -> Result<Figures, Failure>,
+) -> Result<Vec<Figures>, Failure> {
+    let mut all = Vec::new();
+    for _ in 0..runs {
+        all.push(one().await?);
+    }
+    Ok(all)
 }
 
-impl Limit {
-    fn figure(self) -> &'static str {
-        let (Self::Most(figure, _) | Self::Least(figure, _)) = self;
-        figure
-    }
-
-    fn is_kept_by(self, value: f64) -> bool {
-        match self {
-            Self::Most(_, most) => value <= most,
-            Self::Least(_, least) => value >= least,
-        }
-    }
-
-    fn json(self, value: f64) -> Value {
-        let (name, bound) = match self {
-            Self::Most(_, most) => ("most", most),
-            Self::Least(_, least) => ("least", least),
-        };
-        json!({ "figure": self.figure(), name: number(bound), "passed": self.is_kept_by(value) })
-    }
+/// What a command leaves: a text for standard output, and what was not as it should be.
+#[derive(Debug)]
+pub struct Outcome {
+    pub text: String,
+    pub missed: Vec<String>,
 }
 
-/// The result of a subcommand.
+/// The figures of a command that measures one thing.
 #[derive(Debug)]
 pub struct Report {
     pub command: &'static str,
@@ -74,12 +66,60 @@ pub struct Report {
     pub limits: Vec<Limit>,
 }
 
+impl Report {
+    pub fn outcome(&self, format: Format) -> Outcome {
+        let text = match format {
+            Format::Table => self.table(),
+            Format::Json => format!("{:#}", self.json()),
+        };
+        Outcome {
+            text,
+            missed: self.limits.iter().filter_map(|limit| limit.miss(self.median(limit))).collect(),
+        }
+    }
+
+    fn median(&self, limit: &Limit) -> f64 {
+        spread(&self.runs, limit.figure()).median
+    }
+
+    fn json(&self) -> Value {
+        let mut all = Map::from_iter([
+            ("command".to_owned(), self.command.into()),
+            ("settings".to_owned(), self.settings.clone()),
+        ]);
+        all.extend(runs_json(&self.runs));
+        if !self.limits.is_empty() {
+            let limits = self.limits.iter().map(|limit| limit.json(self.median(limit)));
+            all.insert("limits".to_owned(), limits.collect());
+        }
+        all.into()
+    }
+
+    fn table(&self) -> String {
+        let mut header = vec![self.command, "MEDIAN", "MIN", "MAX"];
+        if !self.limits.is_empty() {
+            header.extend(["WANTED", ""]);
+        }
+        let rows = names(&self.runs).map(|name| {
+            let Spread { median, min, max } = spread(&self.runs, name);
+            let mut row = vec![name.replace('_', " ")];
+            row.extend([median, min, max].map(|value| number(value).to_string()));
+            if let Some(limit) = self.limits.iter().find(|limit| limit.figure() == name) {
+                row.extend([limit.to_string(), limit.word(median).to_owned()]);
+            }
+            row
+        });
+        let runs = self.runs.len();
+        format!("{}\n\n{runs} run(s) of {}", aligned(&header, rows), settings(&self.settings))
+    }
+}
+
 /// Median, least and greatest.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Spread {
-    median: f64,
-    min: f64,
-    max: f64,
+pub struct Spread {
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
 }
 
 impl Spread {
@@ -93,83 +133,48 @@ impl Spread {
     }
 }
 
-impl Report {
-    pub fn text(&self, format: Format) -> String {
-        match format {
-            Format::Table => self.table(),
-            Format::Json => format!("{:#}", self.json()),
-        }
-    }
+/// The names of the figures that all runs have.
+pub fn names(runs: &[Figures]) -> impl Iterator<Item = &'static str> {
+    runs[0].iter().map(|(name, _)| *name)
+}
 
-    /// Says of each limit that was missed by how much.
-    pub fn missed(&self) -> Vec<String> {
-        let missed = |limit: &&Limit| !limit.is_kept_by(self.spread(limit.figure()).median);
-        let say = |limit: &Limit| {
-            let (figure, median) = (limit.figure(), number(self.spread(limit.figure()).median));
-            match limit {
-                Limit::Most(_, most) => {
-                    format!("{figure} has a median of {median}; the limit is {}", number(*most))
-                }
-                Limit::Least(_, least) => {
-                    format!("{figure} has a median of {median}; it should have {}", number(*least))
-                }
-            }
-        };
-        self.limits.iter().filter(missed).map(say).collect()
-    }
+/// Of the values that a figure had in the runs.
+pub fn spread(runs: &[Figures], name: &str) -> Spread {
+    let value = |run: &Figures| run.iter().find(|(other, _)| *other == name).map(|(_, value)| *value);
+    Spread::of(runs.iter().filter_map(value).collect())
+}
 
-    fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.runs[0].iter().map(|(name, _)| *name)
-    }
+/// `runs` and their `summary`.
+pub fn runs_json(runs: &[Figures]) -> [(String, Value); 2] {
+    let run = |run: &Figures| -> Value {
+        run.iter().map(|(name, value)| ((*name).to_owned(), number(*value))).collect::<Map<_, _>>().into()
+    };
+    let summary = |name| {
+        let Spread { median, min, max } = spread(runs, name);
+        json!({ "median": number(median), "min": number(min), "max": number(max) })
+    };
+    let summary: Map<_, _> = names(runs).map(|name| (name.to_owned(), summary(name))).collect();
+    [("runs".to_owned(), runs.iter().map(run).collect()), ("summary".to_owned(), summary.into())]
+}
 
-    fn spread(&self, name: &str) -> Spread {
-        let value = |run: &Figures| run.iter().find(|(other, _)| *other == name).map(|(_, value)| *value);
-        Spread::of(self.runs.iter().filter_map(value).collect())
+/// A table with numbers to the right of their names.
+pub fn aligned(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(header).add_rows(rows);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
     }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
 
-    fn json(&self) -> Value {
-        let run = |run: &Figures| -> Value {
-            run.iter().map(|(name, value)| ((*name).to_owned(), number(*value))).collect::<Map<_, _>>().into()
-        };
-        let spread = |name| {
-            let Spread { median, min, max } = self.spread(name);
-            json!({ "median": number(median), "min": number(min), "max": number(max) })
-        };
-        let mut all = json!({
-            "command": self.command,
-            "settings": self.settings,
-            "runs": self.runs.iter().map(run).collect::<Vec<_>>(),
-            "summary": self.names().map(|name| (name.to_owned(), spread(name))).collect::<Map<_, _>>(),
-        });
-        if !self.limits.is_empty() {
-            let judged = self.limits.iter().map(|limit| limit.json(self.spread(limit.figure()).median));
-            all["limits"] = judged.collect();
-        }
-        all
-    }
-
-    fn table(&self) -> String {
-        let mut table = Table::new();
-        table.load_preset(presets::NOTHING);
-        table.set_header([self.command, "MEDIAN", "MIN", "MAX"]);
-        for name in self.names() {
-            let Spread { median, min, max } = self.spread(name);
-            let numbers = [median, min, max].map(|value| number(value).to_string());
-            table.add_row([name.replace('_', " ")].into_iter().chain(numbers));
-        }
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        let settings = self.settings.as_object().into_iter().flatten();
-        let settings: Vec<String> = settings.map(|(name, value)| format!("{name}={value}")).collect();
-        let runs = self.runs.len();
-        let trimmed: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-        format!("{}\n\n{runs} run(s) of {}", trimmed.join("\n"), settings.join(" "))
-    }
+/// What was asked for, in one line.
+pub fn settings(settings: &Value) -> String {
+    let settings = settings.as_object().into_iter().flatten();
+    settings.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
 }
 
 /// A figure with at most three decimals; whole ones without.
-fn number(value: f64) -> Value {
+pub fn number(value: f64) -> Value {
     let rounded = (value * 1e3).round() / 1e3;
     if rounded.fract() == 0.0 && rounded.abs() < 1e15 { json!(rounded as i64) } else { json!(rounded) }
 }
@@ -190,24 +195,37 @@ mod tests {
         assert_eq!(Spread::of(vec![4.0, 1.0]), Spread { median: 2.5, min: 1.0, max: 4.0 });
     }
 
+    fn text(report: &Report, format: Format) -> String {
+        report.outcome(format).text
+    }
+
     #[test]
     fn the_median_is_judged() {
-        assert!(report(&[100.0, 900.0, 200.0], 200.0).missed().is_empty());
-        let mut slow = report(&[100.0, 900.0, 200.5], 200.0);
-        assert_eq!(slow.missed(), ["time_ms has a median of 200.5; the limit is 200"]);
-        slow.limits = vec![Limit::Least("messages", 5.5)];
-        assert_eq!(slow.missed(), ["messages has a median of 5; it should have 5.5"]);
+        assert!(report(&[100.0, 900.0, 200.0], 200.0).outcome(Format::Json).missed.is_empty());
+        let missed = report(&[100.0, 900.0, 200.5], 200.0).outcome(Format::Json).missed;
+        assert_eq!(missed, ["time_ms: wanted at most 200, found a median of 200.5"]);
     }
 
     #[test]
     fn json_has_all_runs_and_their_summary() {
-        let json = report(&[100.0, 900.25, 200.0], 150.0).json();
+        let text = text(&report(&[100.0, 900.25, 200.0], 150.0), Format::Json);
+        let json: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(json["runs"][1], json!({ "time_ms": 900.25, "messages": 5 }));
         assert_eq!(json["summary"]["time_ms"], json!({ "median": 200, "min": 100, "max": 900.25 }));
-        let time = json!({ "figure": "time_ms", "most": 150, "passed": false });
-        let messages = json!({ "figure": "messages", "least": 5, "passed": true });
+        let time = json!({ "figure": "time_ms", "most": 150, "median": 200, "passed": false });
+        let messages = json!({ "figure": "messages", "least": 5, "median": 5, "passed": true });
         assert_eq!(json["limits"], json!([time, messages]));
-        let table = report(&[100.0], 1.0).text(Format::Table);
-        assert!(table.lines().any(|line| line.split_whitespace().eq(["time", "ms", "100", "100", "100"])));
+    }
+
+    #[test]
+    fn a_table_has_what_is_wanted_beside_what_was_found() {
+        let table = text(&report(&[100.0], 1.0), Format::Table);
+        let has =
+            |words: &[&str]| table.lines().any(|line| line.split_whitespace().eq(words.iter().copied()));
+        assert!(has(&["time", "ms", "100", "100", "100", "<=", "1", "missed"]), "{table}");
+        assert!(has(&["messages", "5", "5", "5", ">=", "5", "kept"]), "{table}");
+        let mut unjudged = report(&[100.0], 1.0);
+        unjudged.limits.clear();
+        assert!(!text(&unjudged, Format::Table).contains("WANTED"));
     }
 }

@@ -8,8 +8,9 @@ use serde_json::json;
 use crate::Failure;
 use crate::args::RestartArgs;
 use crate::fill::{batch_of, fill};
+use crate::limit::Limit;
 use crate::progress::Progress;
-use crate::report::{Figures, Limit, Report};
+use crate::report::{Figures, Report};
 use crate::site::{Site, check, create_queues, queue_names, waiting};
 use crate::take::delay_all;
 
@@ -28,16 +29,16 @@ pub async fn run(args: &RestartArgs) -> Result<Report, Failure> {
         delay_all(&clients, &subscription(&names[0]), args.messages).await?;
     }
     drop(clients);
-    let progress = Progress::start("restarting", args.runs);
+    let progress = Progress::start("restarting", args.judged.runs);
     let mut runs = Vec::new();
-    for _ in 0..args.runs {
+    for _ in 0..args.judged.runs {
         runs.push(one(args, &mut site, &names).await?);
         progress.add(1);
     }
     let settings =
         json!({ "messages": args.messages, "size": args.size, "delayed": args.delayed, "cold": args.cold });
     let most = if args.cold { COLD_MS_MAX } else { WARM_MS_MAX };
-    let limits = if args.no_verdict { Vec::new() } else { vec![Limit::Most("ready_ms", most)] };
+    let limits = args.judged.limits([Limit::Most("ready_ms", most)]);
     Ok(Report { command: "restart", settings, runs, limits })
 }
 

@@ -1,6 +1,8 @@
 //! A server to measure: one of the tool's own in a new folder, or one that runs already.
 
-use std::path::PathBuf;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use forebay::proto::v1::{
@@ -66,6 +68,16 @@ impl Site {
         }
     }
 
+    /// A counter of the server, by its name among the metrics.
+    pub fn counter(&self, name: &str) -> Result<u64, Failure> {
+        let mut stream = TcpStream::connect(&self.server().http)?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.ok_or_else(|| format!("the server has no metric {name}").into())
+    }
+
     /// The server that runs.
     ///
     /// # Panics
@@ -108,6 +120,23 @@ impl Target {
     }
 }
 
+/// Disk space of all files under a directory. Files may go while they are counted.
+pub fn bytes_under(dir: &Path) -> Result<u64, Failure> {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        match std::fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => bytes += bytes_under(&path)?,
+            Ok(metadata) => bytes += 512 * metadata.blocks(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(bytes)
+}
+
 /// Names for new queues, unlike those of other runs on the same server.
 pub fn queue_names(count: u64) -> Vec<String> {
     let (process, micros) = (std::process::id(), forebay::clock::wall_us());
@@ -142,6 +171,11 @@ pub async fn queue_stats(clients: &Clients, names: &[String]) -> Result<Vec<Queu
     .await
 }
 
+/// Messages that were ever stored in queues.
+pub async fn stored(clients: &Clients, names: &[String]) -> Result<u64, Failure> {
+    Ok(queue_stats(clients, names).await?.iter().map(|stats| stats.next_offset).sum())
+}
+
 /// Messages that wait in queues, delayed and leased ones too.
 pub async fn waiting(clients: &Clients, names: &[String]) -> Result<u64, Failure> {
     Ok(queue_stats(clients, names).await?.iter().map(|stats| stats.waiting_messages).sum())
@@ -150,6 +184,20 @@ pub async fn waiting(clients: &Clients, names: &[String]) -> Result<u64, Failure
 pub async fn server_stats(clients: &Clients) -> Result<ServerStats, Failure> {
     let stats = clients.admin.clone().get_stats(GetStatsRequest::default()).await?;
     stats.into_inner().server.ok_or_else(|| "the server gave no figures".into())
+}
+
+/// Waits until the server has written nothing for this long: what it does behind the answers is done.
+pub async fn quiet(clients: &Clients, time: Duration) -> Result<ServerStats, Failure> {
+    let (mut before, mut since) = (server_stats(clients).await?, Instant::now());
+    while since.elapsed() < time {
+        tokio::time::sleep(time / 10).await;
+        let now = server_stats(clients).await?;
+        if now.written_bytes != before.written_bytes {
+            since = Instant::now();
+        }
+        before = now;
+    }
+    Ok(before)
 }
 
 /// Calls for each name, 64 at a time, results in order.

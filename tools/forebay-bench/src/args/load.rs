@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, ValueEnum};
+use serde_json::{Value, json};
 
-use super::AnyServer;
+use super::{AnyServer, Judged};
 use crate::bodies::Mix;
 use crate::latency::RATE_DEFAULT;
 
@@ -111,6 +112,46 @@ pub struct ConsumeArgs {
     pub runs: u64,
 }
 
+/// A flow of messages through queues to their consumers: what `latency` and `mixed` have in common.
+#[derive(Clone, Debug, Args)]
+pub struct FlowArgs {
+    #[command(flatten)]
+    pub server: AnyServer,
+    /// Seconds of one run that count
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub seconds: u64,
+    /// Seconds before them that do not
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(0..=600))]
+    pub warm_up: u64,
+    /// Bytes of a body, at least 8; or several sizes with their weights, SIZE:WEIGHT,...
+    #[arg(long, default_value = "1024")]
+    pub sizes: Mix,
+    /// Queues, used in turn; each has a consumer, each connection too
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    pub queues: u64,
+    /// Connections for publishing, and as many for consuming
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    pub connections: u64,
+    #[command(flatten)]
+    pub judged: Judged,
+    /// Draws the last run: latency by percentile, and throughput over time
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
+}
+
+impl FlowArgs {
+    /// As a report shows them.
+    pub fn settings(&self) -> Value {
+        json!({
+            "seconds": self.seconds,
+            "warm_up": self.warm_up,
+            "sizes": self.sizes.to_string(),
+            "queues": self.queues,
+            "connections": self.connections,
+        })
+    }
+}
+
 /// Publish at a fixed rate and see how long answers and deliveries take
 ///
 /// An open loop: messages are due at --rate, spread evenly, whatever became of those before, and a latency counts from
@@ -126,33 +167,10 @@ pub struct ConsumeArgs {
 Disk: rate x seconds x (size + about 60 bytes).")]
 pub struct LatencyArgs {
     #[command(flatten)]
-    pub server: AnyServer,
+    pub flow: FlowArgs,
     /// Messages a second, over all connections
     #[arg(long, default_value_t = RATE_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub rate: u64,
-    /// Seconds of one run that count
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
-    pub seconds: u64,
-    /// Seconds before them that do not
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(0..=600))]
-    pub warm_up: u64,
-    /// Bytes of a body, at least 8; or several sizes with their weights, SIZE:WEIGHT,...
-    #[arg(long, default_value = "1024")]
-    pub sizes: Mix,
-    /// Queues, used in turn; each has a consumer, each connection too
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
-    pub queues: u64,
-    /// Connections for publishing, and as many for consuming
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
-    pub connections: u64,
-    /// Shows the figures without judging them or the generator
-    #[arg(long)]
-    pub no_verdict: bool,
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
-    pub runs: u64,
-    /// Draws the last run: latency by percentile, and throughput over time
-    #[arg(long, value_name = "FILE.svg")]
-    pub plot: Option<PathBuf>,
 }
 
 /// Publish and consume at once, as fast as both go
@@ -169,31 +187,8 @@ pub struct LatencyArgs {
 Disk: what is published until reclaim takes it; about 1 GB a second at most.")]
 pub struct MixedArgs {
     #[command(flatten)]
-    pub server: AnyServer,
+    pub flow: FlowArgs,
     /// Messages of one request; up to 32 requests or 8 MiB are under way on a connection
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     pub batch: u64,
-    /// Seconds of one run that count
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3_600))]
-    pub seconds: u64,
-    /// Seconds before them that do not
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(0..=600))]
-    pub warm_up: u64,
-    /// Bytes of a body, at least 8; or several sizes with their weights, SIZE:WEIGHT,...
-    #[arg(long, default_value = "1024")]
-    pub sizes: Mix,
-    /// Queues, used in turn; each has a consumer, each connection too
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
-    pub queues: u64,
-    /// Connections for publishing, and as many for consuming
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
-    pub connections: u64,
-    /// Shows the figures without judging them
-    #[arg(long)]
-    pub no_verdict: bool,
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
-    pub runs: u64,
-    /// Draws the last run: latency by percentile, and throughput over time
-    #[arg(long, value_name = "FILE.svg")]
-    pub plot: Option<PathBuf>,
 }

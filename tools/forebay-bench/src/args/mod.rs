@@ -1,16 +1,21 @@
-//! The command line as typed; [`load`] has the subcommands that only publish and consume.
+//! The command line as typed: what subcommands share; their own arguments are in the modules.
 
+mod judged;
 mod load;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use forebay::log::SEGMENT_BYTES_DEFAULT;
 
-use crate::memory::Scenario;
-use crate::reclaim;
+use crate::limit::Limit;
 use crate::report::Format;
 
-pub use load::{ConsumeArgs, ConsumeMode, LatencyArgs, MixedArgs, PublishArgs, PublishMode};
+pub use judged::{LimitsArgs, MemoryArgs, ReclaimArgs, RestartArgs};
+pub use load::{ConsumeArgs, ConsumeMode, FlowArgs, LatencyArgs, MixedArgs, PublishArgs, PublishMode};
+
+/// Of any run, however small.
+const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or over the limit (the reason is on standard error), 2 wrong \
 usage.\nA server of its own keeps its data in a new folder under --dir, deleted at the end; a tmpfs there measures \
@@ -70,117 +75,43 @@ pub struct AnyServer {
     pub own: OwnServer,
 }
 
-/// Compare with what the machine and the libraries allow
-///
-/// In turn, in each run: unary publishes beside an empty gRPC handler, group commit in one process beside a loop of
-/// write and sync, publishing by stream, one message and 100 messages a request, and consuming in batches of 100.
-/// Bodies have 1 KiB. Ratios are of one run, so that a noisy machine disturbs both sides.
-#[derive(Clone, Debug, Args)]
-#[command(after_help = "Examples:
-  forebay-bench limits
-  forebay-bench limits --runs 5 --seconds 3 -o json
-  forebay-bench limits --runs 1 --seconds 1 --backlog 20000
-
-Disk: about 3 GB; more with more seconds.")]
-pub struct LimitsArgs {
-    #[command(flatten)]
-    pub server: OwnServer,
-    /// Seconds of each measurement
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=20))]
-    pub seconds: u64,
-    /// Messages that are consumed
-    #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1..))]
-    pub backlog: u64,
+/// What all commands that judge have in common.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Judged {
+    /// Shows the figures without judging them
+    #[arg(long)]
+    pub no_verdict: bool,
+    /// Runs; their medians are judged
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     pub runs: u64,
 }
 
-/// Fill a server and see how much memory it takes
-///
-/// Memory is RssAnon + RssShmem of the server's process above the same process when it was empty, once it has come to
-/// rest; the highest reading on the way is shown too. The limit is 64 MiB, for idle-queues 2,048 bytes a queue.
-#[derive(Clone, Debug, Args)]
-#[command(after_help = "Examples:
-  forebay-bench memory waiting-1k
-  forebay-bench memory waiting-128 --messages 10000000 --dir /mnt/disk
-  forebay-bench memory stuck --scale 0.01 --no-verdict -o json
-
-Disk at scale 1: waiting-1k 1.1 GB, waiting-128 8 GB, large 9.5 GB, stuck 4 GB, queues 0.3 GB,
-delayed and random-acks 0.6 GB, in-flight and idle-queues 0.1 GB.")]
-pub struct MemoryArgs {
-    #[arg(value_enum)]
-    pub scenario: Scenario,
-    #[command(flatten)]
-    pub server: OwnServer,
-    /// Multiplies the scenario's numbers
-    #[arg(long, default_value_t = 1.0, value_parser = scale)]
-    pub scale: f64,
-    /// The scenario's messages (queues, for idle-queues), instead of its own number
-    #[arg(long, conflicts_with = "scale", value_parser = clap::value_parser!(u64).range(1..))]
-    pub messages: Option<u64>,
-    /// Shows the figures without judging them
-    #[arg(long)]
-    pub no_verdict: bool,
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
-    pub runs: u64,
+impl Judged {
+    /// These limits, if there is to be a verdict.
+    pub fn limits(self, limits: impl IntoIterator<Item = Limit>) -> Vec<Limit> {
+        if self.no_verdict { Vec::new() } else { limits.into_iter().collect() }
+    }
 }
 
-/// Let a backlog wait while others flow, or lie mixed, and see what that costs
-///
-/// slow-consumer: the disk may take twice what is needed and 8 segments. drain: a backlog that was mixed may take
-/// twice as long to drain as one that was not (writes /proc/sys/vm/drop_caches: needs root).
-#[derive(Clone, Debug, Args)]
-#[command(after_help = "Examples:
-  forebay-bench reclaim slow-consumer --scale 0.05
-  forebay-bench reclaim drain --dir /mnt/disk
-
-Disk at scale 1: slow-consumer 3 GB, drain 5 GB. Below it, segments are smaller too, at least 1 MiB.")]
-pub struct ReclaimArgs {
-    #[arg(value_enum)]
-    pub scenario: reclaim::Scenario,
-    #[command(flatten)]
-    pub server: OwnServer,
-    /// Multiplies the scenario's numbers
-    #[arg(long, default_value_t = 1.0, value_parser = scale)]
-    pub scale: f64,
-    /// Shows the figures without judging them
-    #[arg(long)]
-    pub no_verdict: bool,
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
-    pub runs: u64,
+/// How large a run is.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Scale {
+    /// Multiplies the numbers of messages and queues
+    #[arg(id = "scale", long, default_value_t = 1.0, value_parser = scale)]
+    pub factor: f64,
 }
 
-/// Kill a full server and see how soon it is ready again
-///
-/// Time runs from the start of the process to its ready line. The limit is a median of 200 ms; 1 s with --cold.
-/// What waited must wait again.
-#[derive(Clone, Debug, Args)]
-#[command(after_help = "Examples:
-  forebay-bench restart
-  forebay-bench restart --messages 50000000 --size 128 --runs 5
-  forebay-bench restart --cold --dir /mnt/disk
+impl Scale {
+    /// This many at scale 1; at least one.
+    pub fn of(self, count: u64) -> u64 {
+        (count as f64 * self.factor).round().max(1.0) as u64
+    }
 
-Disk: messages x (size + about 40 bytes).")]
-pub struct RestartArgs {
-    #[command(flatten)]
-    pub server: OwnServer,
-    /// Messages that wait
-    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
-    pub messages: u64,
-    /// Bytes of a body
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(0..=8 << 20))]
-    pub size: u64,
-    /// Nacks them all before: they wait for their retry in an hour
-    #[arg(long)]
-    pub delayed: bool,
-    /// Drops the page cache before each start (writes /proc/sys/vm/drop_caches: needs root)
-    #[arg(long)]
-    pub cold: bool,
-    /// Shows the figures without judging them
-    #[arg(long)]
-    pub no_verdict: bool,
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
-    pub runs: u64,
+    /// Length of a segment where its number matters: small runs have as many, at least of 1 MiB.
+    pub fn segment_bytes(self) -> u64 {
+        let scaled = (SEGMENT_BYTES_DEFAULT as f64 * self.factor.min(1.0)) as u64;
+        scaled.max(SEGMENT_BYTES_MIN).next_multiple_of(4_096)
+    }
 }
 
 fn scale(text: &str) -> Result<f64, String> {

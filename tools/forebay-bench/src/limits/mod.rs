@@ -1,141 +1,133 @@
 //! `limits`: Forebay beside what the machine and the libraries allow, measured in turn in the same run.
 //!
-//! | Figure | Beside |
-//! |---|---|
-//! | unary publishes, 64 in flight | the same calls to an empty handler ([`empty`]) |
-//! | group commit, 64 waiters in one process without gRPC ([`group`]) | gather, write, sync of 64 messages ([`disk`]) |
+//! | Row | Measured | Wanted |
+//! |---|---|---|
+//! | `unary` | unary publishes, 64 in flight, beside the same calls to an empty handler ([`empty`]) | a ratio |
+//! | `group` | group commit, 64 waiters in one process without gRPC ([`group`]), beside gather, write, sync of 64 messages ([`disk`]) | a ratio |
+//! | `stream` | a publish stream, one message a request, 256 in flight | a rate |
+//! | `batch` | a publish stream, 100 messages a request, into new files and into recycled ones ([`recycled`]) | rates |
+//! | `consume` | a warm backlog by Subscribe, an ack for each message, 100 together | a rate |
+//! | `queues` | `stream` over 10,000 queues in turn beside one queue of the same server | a ratio |
+//! | `large` | messages of 3 MiB, 8 in flight, beside write and sync of as many bytes | a ratio |
 //!
-//! Bodies have 1 KiB. Absolute figures move with the machine's neighbours; ratios of one run hardly do.
+//! Each row has a server of its own, which is fresh. Bodies have 1 KiB except in `large`. Absolute figures move with
+//! the machine's neighbours; ratios of one run hardly do.
 
 mod disk;
 pub mod empty;
 mod group;
+mod recycled;
+mod served;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use forebay_testkit::Clients;
+use clap::ValueEnum;
 use serde_json::json;
 
 use crate::Failure;
-use crate::args::{ConsumeMode, LimitsArgs};
-use crate::consume::{self, Drain};
-use crate::fill::{Length, Load, by_calls, by_stream, same_body};
-use crate::report::{Figures, Report};
-use crate::site::{Site, check, create_queues, queue_names, queue_stats};
+use crate::args::LimitsArgs;
+use crate::limit::Limit;
+use crate::report::{Figures, Report, repeat};
+use disk::Commit;
 
 const BODY_BYTES: u64 = 1 << 10;
 const WAITERS: usize = 64;
-const STREAM_IN_FLIGHT: usize = 256;
-const BATCH: u64 = 100;
-/// Batches under way: enough for the disk, and not all of the server's memory.
-const BATCHES_IN_FLIGHT: usize = 32;
 
-pub async fn run(args: &LimitsArgs) -> Result<Report, Failure> {
-    let mut runs = Vec::new();
-    for _ in 0..args.runs {
-        runs.push(one(args).await?);
-    }
-    let settings = json!({ "seconds": args.seconds, "size": BODY_BYTES });
-    Ok(Report { command: "limits", settings, runs, limits: Vec::new() })
+/// What is measured together. See the module's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Row {
+    /// One message a call, 64 in flight, beside an empty gRPC handler
+    Unary,
+    /// Group commit without gRPC, 64 waiters, beside a loop of write and sync
+    Group,
+    /// A stream, one message a request, 256 in flight
+    Stream,
+    /// A stream, 100 messages a request, into new and into recycled files
+    Batch,
+    /// Subscribe with an ack for each message, batches of 100
+    Consume,
+    /// 10,000 queues in turn beside one
+    Queues,
+    /// Messages of 3 MiB beside a loop of write and sync
+    Large,
 }
 
-async fn one(args: &LimitsArgs) -> Result<Figures, Failure> {
-    let time = Duration::from_secs(args.seconds);
-    let empty = empty::Process::start()?;
-    let empty_unary = unary(&Clients::of(empty.address()), &["empty".to_owned()], time).await?.rate;
-    drop(empty);
+pub async fn run(args: &LimitsArgs) -> Result<Report, Failure> {
+    let wanted = |row: &&Row| args.rows.is_empty() || args.rows.contains(row);
+    let rows: Vec<Row> = Row::value_variants().iter().filter(wanted).copied().collect();
+    let runs = repeat(args.judged.runs, async || {
+        let mut figures = Figures::new();
+        for row in &rows {
+            figures.extend(Box::pin(row.measure(args)).await?);
+        }
+        Ok(figures)
+    });
+    let runs = runs.await?;
+    let settings = json!({ "seconds": args.seconds, "scale": args.scale.factor });
+    let limits = args.judged.limits(rows.iter().flat_map(|row| row.limits()));
+    Ok(Report { command: "limits", settings, runs, limits })
+}
 
-    let site = Site::started(&args.server)?;
-    let (clients, names) = (site.server().clients(), queue_names(4));
-    create_queues(&clients, &names).await?;
-    let unary = unary(&clients, &names[..1], time).await?;
-    let stream = stream(&clients, &names[1..2], 1, STREAM_IN_FLIGHT, time).await?;
-    let batch = stream_of_batches(&clients, &names[2..3], time).await?;
-    for (name, done) in names.iter().zip([unary.messages, stream.messages, batch.messages]) {
-        let stats = queue_stats(&clients, std::slice::from_ref(name)).await?;
-        check("messages in a queue", stats[0].next_offset, done)?;
+impl Row {
+    async fn measure(self, args: &LimitsArgs) -> Result<Figures, Failure> {
+        match self {
+            Self::Unary => served::unary(args).await,
+            Self::Group => group(args).await,
+            Self::Stream => served::one_by_one(args).await,
+            Self::Batch => served::batch(args).await,
+            Self::Consume => served::consume(args).await,
+            Self::Queues => served::queues(args).await,
+            Self::Large => served::large(args).await,
+        }
     }
-    let drain = Drain {
-        mode: ConsumeMode::Subscribe,
-        batch: BATCH,
-        consumers: 1,
-        messages: args.backlog,
-        size: BODY_BYTES,
-        warm_up: Duration::ZERO,
-    };
-    let consumed = consume::drain(&drain, &|| site.server().clients(), &names[3..]).await?;
-    drop(site);
 
-    let folder = tempfile::Builder::new().prefix("forebay-bench-").tempdir_in(args.server.parent())?;
-    let (raw, group) = (
-        in_thread(folder.path(), time, disk::messages_per_second).await?,
-        in_thread(folder.path(), time, group::messages_per_second).await?,
-    );
+    fn limits(self) -> Vec<Limit> {
+        match self {
+            Self::Unary => vec![Limit::Least("unary_64_ratio", 0.65)],
+            Self::Group => vec![Limit::Least("group_commit_64_ratio", 0.75)],
+            Self::Stream => vec![Limit::Least("stream_256_per_s", 350_000.0)],
+            Self::Batch => vec![
+                Limit::Least("batch_100_growing_per_s", 400_000.0),
+                Limit::Least("batch_100_per_s", 1_000_000.0),
+                Limit::Most("batch_100_new_file_share", 0.1),
+            ],
+            Self::Consume => vec![Limit::Least("consume_100_per_s", 1_000_000.0)],
+            Self::Queues => vec![Limit::Least("hot_queues_ratio", 0.7)],
+            Self::Large => vec![Limit::Least("large_ratio", 0.5)],
+        }
+    }
+}
+
+impl LimitsArgs {
+    /// Of one measurement.
+    fn time(&self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
+}
+
+async fn group(args: &LimitsArgs) -> Result<Figures, Failure> {
+    let commit = Commit { messages: WAITERS, body_bytes: BODY_BYTES as usize };
+    let raw = raw_per_second(args, commit).await?;
+    let group = in_folder(args, group::messages_per_second).await?;
     Ok(vec![
-        ("empty_unary_64_per_s", empty_unary),
-        ("unary_64_per_s", unary.rate),
-        ("unary_64_ratio", unary.rate / empty_unary),
         ("raw_commit_64_per_s", raw),
         ("group_commit_64_per_s", group),
         ("group_commit_64_ratio", group / raw),
-        ("stream_256_per_s", stream.rate),
-        ("batch_100_per_s", batch.rate),
-        ("consume_100_per_s", consumed.messages as f64 / consumed.took.as_secs_f64()),
     ])
 }
 
-/// What was published, and messages a second.
-struct Published {
-    messages: u64,
-    rate: f64,
+/// Messages a second that the disk takes in such commits.
+async fn raw_per_second(args: &LimitsArgs, commit: Commit) -> Result<f64, Failure> {
+    in_folder(args, move |folder, time| disk::messages_per_second(folder, time, commit)).await
 }
 
-impl Published {
-    fn since(start: Instant, load: &Load) -> Self {
-        let messages = load.progress.done();
-        Self { messages, rate: messages as f64 / start.elapsed().as_secs_f64() }
-    }
-}
-
-async fn unary(clients: &Clients, names: &[String], time: Duration) -> Result<Published, Failure> {
-    let load = Load::new("unary", names, same_body(BODY_BYTES), 1, Length::Time(time));
-    let start = Instant::now();
-    let callers: Vec<_> =
-        (0..WAITERS).map(|_| tokio::spawn(by_calls(clients.clone(), load.clone()))).collect();
-    for caller in callers {
-        caller.await??;
-    }
-    Ok(Published::since(start, &load))
-}
-
-async fn stream(
-    clients: &Clients,
-    names: &[String],
-    batch: u64,
-    in_flight: usize,
-    time: Duration,
-) -> Result<Published, Failure> {
-    let load = Load::new("streaming", names, same_body(BODY_BYTES), batch, Length::Time(time));
-    let start = Instant::now();
-    tokio::spawn(by_stream(clients.clone(), load.clone(), in_flight)).await??;
-    Ok(Published::since(start, &load))
-}
-
-async fn stream_of_batches(
-    clients: &Clients,
-    names: &[String],
-    time: Duration,
-) -> Result<Published, Failure> {
-    stream(clients, names, BATCH, BATCHES_IN_FLIGHT, time).await
-}
-
-/// Runs a measurement in a thread of its own, away from the clients' runtime.
-async fn in_thread(
-    folder: &Path,
-    time: Duration,
-    measure: fn(&Path, Duration) -> Result<f64, Failure>,
+/// Measures in a thread of its own, away from the clients' runtime, and in a new folder.
+async fn in_folder(
+    args: &LimitsArgs,
+    measure: impl FnOnce(&Path, Duration) -> Result<f64, Failure> + Send + 'static,
 ) -> Result<f64, Failure> {
-    let folder = folder.to_owned();
-    tokio::task::spawn_blocking(move || measure(&folder, time)).await?
+    let folder = tempfile::Builder::new().prefix("forebay-bench-").tempdir_in(args.server.parent())?;
+    let time = args.time();
+    tokio::task::spawn_blocking(move || measure(folder.path(), time)).await?
 }

@@ -8,11 +8,14 @@ use serde_json::json;
 
 use crate::Failure;
 use crate::args::MemoryArgs;
-use crate::report::{Figures, Limit, Report};
+use crate::limit::Limit;
+use crate::report::{Figures, Report, repeat};
 use crate::site::Site;
 
 /// Most growth, MiB.
 const GROWTH_MIB_MAX: f64 = 64.0;
+/// The same where tens of gigabytes wait.
+const HUGE_GROWTH_MIB_MAX: f64 = 128.0;
 /// Most growth for each idle queue, bytes.
 const IDLE_QUEUE_BYTES_MAX: f64 = 2_048.0;
 
@@ -24,8 +27,13 @@ pub enum Scenario {
     /// 50,000,000 messages of 128 B wait
     #[value(name = "waiting-128")]
     Waiting128,
+    /// 100,000,000 messages of 128 B wait
+    #[value(name = "huge-128")]
+    Huge128,
     /// 3,000 messages of 3 MiB wait
     Large,
+    /// 40 GiB of messages of 3 MiB wait
+    HugeLarge,
     /// 1,000,000 messages were nacked and wait for their retry in an hour
     Delayed,
     /// 1,000,000 messages were acknowledged, each one of 10,000 held ones at random; 10,000 are still held
@@ -46,7 +54,9 @@ impl Scenario {
         match self {
             Self::Waiting1k | Self::Delayed | Self::RandomAcks | Self::Queues => 1_000_000,
             Self::Waiting128 => 50_000_000,
+            Self::Huge128 => 100_000_000,
             Self::Large => 3_000,
+            Self::HugeLarge => (40_u64 << 30).div_ceil(3 << 20),
             Self::InFlight => 100_000,
             Self::Stuck => 10_000_000,
             Self::IdleQueues => 10_000,
@@ -59,19 +69,15 @@ impl Scenario {
 }
 
 pub async fn run(args: &MemoryArgs) -> Result<Report, Failure> {
-    let scaled = (args.scenario.count() as f64 * args.scale).round().max(1.0) as u64;
-    let count = args.messages.unwrap_or(scaled);
-    let mut runs = Vec::new();
-    for _ in 0..args.runs {
-        runs.push(one(args, count).await?);
-    }
+    let count = args.messages.unwrap_or_else(|| args.scale.of(args.scenario.count()));
+    let runs = repeat(args.judged.runs, async || one(args, count).await).await?;
     let limit = match args.scenario {
         Scenario::IdleQueues => Limit::Most("bytes_per_queue", IDLE_QUEUE_BYTES_MAX),
+        Scenario::Huge128 | Scenario::HugeLarge => Limit::Most("growth_mib", HUGE_GROWTH_MIB_MAX),
         _ => Limit::Most("growth_mib", GROWTH_MIB_MAX),
     };
     let settings = json!({ "scenario": args.scenario.name(), "count": count });
-    let limits = if args.no_verdict { Vec::new() } else { vec![limit] };
-    Ok(Report { command: "memory", settings, runs, limits })
+    Ok(Report { command: "memory", settings, runs, limits: args.judged.limits([limit]) })
 }
 
 async fn one(args: &MemoryArgs, count: u64) -> Result<Figures, Failure> {

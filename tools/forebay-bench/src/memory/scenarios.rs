@@ -25,8 +25,8 @@ const STUCK_CHUNK: u64 = 200_000;
 pub async fn play(scenario: Scenario, clients: &Clients, count: u64) -> Result<(), Failure> {
     match scenario {
         Scenario::Waiting1k => wait(clients, 1, count, 1024, batch_of(1024)).await,
-        Scenario::Waiting128 => wait(clients, 1, count, SMALL_BYTES, PULL_MAX).await,
-        Scenario::Large => wait(clients, 1, count, 3 << 20, 1).await,
+        Scenario::Waiting128 | Scenario::Huge128 => wait(clients, 1, count, SMALL_BYTES, PULL_MAX).await,
+        Scenario::Large | Scenario::HugeLarge => wait(clients, 1, count, 3 << 20, 1).await,
         Scenario::Queues => wait(clients, count.div_ceil(100), count, SMALL_BYTES, 100).await,
         Scenario::Delayed => delayed(clients, count).await,
         Scenario::RandomAcks => random_acks(clients, count).await,

@@ -1,29 +1,10 @@
-//! Loads that publish and consume, against real servers at a tiny scale: counts and exit codes, never how fast it was.
-
-use std::process::{Command, Output};
+//! Loads that publish and consume at once: at a rate, and as fast as they go.
 
 use serde_json::Value;
 
+use crate::support::{bench, figure, json, verdicts};
+
 const PERCENTILES: [&str; 5] = ["p50", "p90", "p99", "p999", "max"];
-
-fn bench(arguments: &[&str]) -> Output {
-    let output = Command::new(env!("CARGO_BIN_EXE_forebay-bench")).args(arguments).output();
-    output.expect("the tool starts")
-}
-
-/// Runs the tool, which must succeed, and gives its JSON.
-fn json(arguments: &[&str]) -> Value {
-    let dir = tempfile::tempdir().unwrap();
-    let output = bench(&[arguments, &["-o", "json", "--dir", dir.path().to_str().unwrap()]].concat());
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{arguments:?}: {errors}");
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the data is deleted");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn figure(json: &Value, run: usize, name: &str) -> f64 {
-    json["runs"][run][name].as_f64().unwrap_or_else(|| panic!("{name} is missing in {json:#}"))
-}
 
 /// The percentiles of this name are there, and none is below the one before.
 fn rising(json: &Value, what: &str) {
@@ -99,21 +80,11 @@ fn publishing_and_consuming_are_measured_together() {
 
 #[test]
 fn limits_are_judged_where_they_hold() {
-    let judged = |arguments: &[&str]| -> Vec<(String, bool)> {
-        let dir = tempfile::tempdir().unwrap();
-        let more = ["--seconds", "1", "--runs", "1", "-o", "json", "--dir", dir.path().to_str().unwrap()];
-        let output = bench(&[arguments, &more[..]].concat());
-        let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        let limits = report["limits"].as_array().cloned().unwrap_or_default();
-        let passed = |limit: &Value| limit["passed"].as_bool().unwrap();
-        let code = if limits.iter().all(passed) { 0 } else { 1 };
-        assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
-        limits.iter().map(|limit| (limit["figure"].as_str().unwrap().to_owned(), passed(limit))).collect()
-    };
-    let figures: Vec<String> = judged(&["mixed"]).into_iter().map(|(figure, _)| figure).collect();
+    let limits = |arguments: &[&str]| verdicts(&[arguments, &["--seconds", "1", "--runs", "1"]].concat());
+    let figures: Vec<String> = limits(&["mixed"]).into_iter().map(|(figure, _)| figure).collect();
     assert_eq!(figures, ["published_per_second", "consumed_per_second"]);
-    assert_eq!(judged(&["mixed", "--sizes", "100"]), []);
-    assert_eq!(judged(&["latency", "--rate", "100", "--no-verdict"]), []);
+    assert_eq!(limits(&["mixed", "--sizes", "100"]), []);
+    assert_eq!(limits(&["latency", "--rate", "100", "--no-verdict"]), []);
 }
 
 #[test]

@@ -1,0 +1,120 @@
+//! The arguments of what judges the server as a whole: rates beside limits, memory, disk, restarts.
+
+use clap::Args;
+
+use super::{Judged, OwnServer, Scale};
+use crate::memory::Scenario;
+use crate::{limits, reclaim};
+
+/// Compare with what the machine and the libraries allow
+///
+/// In turn, in each run: unary publishes beside an empty gRPC handler, group commit in one process beside a loop of
+/// write and sync, publishing by stream, one message and 100 messages a request, consuming in batches of 100, 10,000
+/// queues beside one, and messages of 3 MiB beside a loop of write and sync. Other bodies have 1 KiB. Ratios are of one
+/// run, so that a noisy machine disturbs both sides. All rows together take about a minute a run at most.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  forebay-bench limits
+  forebay-bench limits unary group --runs 9 -o json
+  forebay-bench limits --runs 1 --seconds 1 --scale 0.02 --no-verdict
+
+Disk: about 3 GB; more with more seconds.")]
+pub struct LimitsArgs {
+    /// Only these rows [default: all]
+    #[arg(value_enum, value_name = "ROW")]
+    pub rows: Vec<limits::Row>,
+    #[command(flatten)]
+    pub server: OwnServer,
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=20))]
+    pub seconds: u64,
+    #[command(flatten)]
+    pub scale: Scale,
+    #[command(flatten)]
+    pub judged: Judged,
+}
+
+/// Fill a server and see how much memory it takes
+///
+/// Memory is RssAnon + RssShmem of the server's process above the same process when it was empty, once it has come to
+/// rest; the highest reading on the way is shown too. The limit is 64 MiB, for huge-128 and huge-large 128 MiB, for
+/// idle-queues 2,048 bytes a queue.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Examples:
+  forebay-bench memory waiting-1k
+  forebay-bench memory waiting-128 --messages 10000000 --dir /mnt/disk
+  forebay-bench memory huge-large --dir /mnt/disk
+  forebay-bench memory stuck --scale 0.01 --no-verdict -o json
+
+Disk at scale 1: waiting-1k 1.1 GB, waiting-128 8 GB, huge-128 16 GB, large 9.5 GB, huge-large 43 GB,
+stuck 4 GB, queues 0.3 GB, delayed and random-acks 0.6 GB, in-flight and idle-queues 0.1 GB.",
+    mut_arg("runs", |runs| runs.default_value("1"))
+)]
+pub struct MemoryArgs {
+    #[arg(value_enum)]
+    pub scenario: Scenario,
+    #[command(flatten)]
+    pub server: OwnServer,
+    #[command(flatten)]
+    pub scale: Scale,
+    /// The scenario's messages (queues, for idle-queues), instead of its own number
+    #[arg(long, conflicts_with = "scale", value_parser = clap::value_parser!(u64).range(1..))]
+    pub messages: Option<u64>,
+    #[command(flatten)]
+    pub judged: Judged,
+}
+
+/// Let a backlog wait while others flow, or lie mixed, and see what that costs
+///
+/// slow-consumer: the disk may take twice what is needed and 8 segments. drain: a backlog that was mixed may take
+/// twice as long to drain as one that was not (writes /proc/sys/vm/drop_caches: needs root).
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Examples:
+  forebay-bench reclaim slow-consumer --scale 0.05
+  forebay-bench reclaim drain --dir /mnt/disk
+
+Disk at scale 1: slow-consumer 3 GB, drain 5 GB. Below it, segments are smaller too, at least 1 MiB.",
+    mut_arg("runs", |runs| runs.default_value("1"))
+)]
+pub struct ReclaimArgs {
+    #[arg(value_enum)]
+    pub scenario: reclaim::Scenario,
+    #[command(flatten)]
+    pub server: OwnServer,
+    #[command(flatten)]
+    pub scale: Scale,
+    #[command(flatten)]
+    pub judged: Judged,
+}
+
+/// Kill a full server and see how soon it is ready again
+///
+/// Time runs from the start of the process to its ready line. The limit is a median of 200 ms; 1 s with --cold.
+/// What waited must wait again.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  forebay-bench restart
+  forebay-bench restart --messages 50000000 --size 128 --runs 5
+  forebay-bench restart --cold --dir /mnt/disk
+
+Disk: messages x (size + about 40 bytes).")]
+pub struct RestartArgs {
+    #[command(flatten)]
+    pub server: OwnServer,
+    /// Messages that wait
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub messages: u64,
+    /// Bytes of a body
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(0..=8 << 20))]
+    pub size: u64,
+    /// Nacks them all before: they wait for their retry in an hour
+    #[arg(long)]
+    pub delayed: bool,
+    /// Drops the page cache before each start (writes /proc/sys/vm/drop_caches: needs root)
+    #[arg(long)]
+    pub cold: bool,
+    #[command(flatten)]
+    pub judged: Judged,
+}

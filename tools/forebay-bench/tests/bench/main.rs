@@ -1,0 +1,7 @@
+//! The tool against real servers, at a tiny scale. Figures are checked for being there and for what they must be, and
+//! exit codes; how fast anything was is not.
+
+mod cli;
+mod limits;
+mod loads;
+mod support;
