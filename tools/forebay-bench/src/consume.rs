@@ -34,10 +34,16 @@ pub async fn run(args: &ConsumeArgs) -> Result<Report, Failure> {
         "size": args.size,
         "warm_up": args.warm_up,
     });
+    #[cfg(feature = "peers")]
+    let settings = crate::peers::named(settings, args.peer.as_ref());
     Ok(Report { command: "consume", settings, runs, limits: Vec::new() })
 }
 
 async fn one(args: &ConsumeArgs) -> Result<Figures, Failure> {
+    #[cfg(feature = "peers")]
+    if let Some(peer) = &args.peer {
+        return crate::peers::consume(args, peer).await;
+    }
     let target = Target::new(&args.server)?;
     let (clients, names) = (target.clients(), queue_names(1));
     create_queues(&clients, &names).await?;
@@ -50,7 +56,7 @@ async fn one(args: &ConsumeArgs) -> Result<Figures, Failure> {
 }
 
 /// The figures of a run.
-fn figures(drained: Drained, size: u64) -> Figures {
+pub fn figures(drained: Drained, size: u64) -> Figures {
     let (messages, seconds) = (drained.messages, drained.took.as_secs_f64());
     vec![
         ("messages", messages as f64),

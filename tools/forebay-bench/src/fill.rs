@@ -91,8 +91,14 @@ impl Load {
         })
     }
 
+    /// The next message's body, for those who send no requests of Forebay; none when all is published.
+    #[cfg(feature = "peers")]
+    pub fn next_body(&self) -> Option<Bytes> {
+        self.next().and_then(|request| request.messages.into_iter().next()).map(|message| message.body)
+    }
+
     /// A request with this many messages that began at `began` is answered.
-    fn answered(&self, began: Instant, messages: u64) {
+    pub fn answered(&self, began: Instant, messages: u64) {
         let (mut samples, now) = (lock(&self.samples), Instant::now());
         samples.took(began, now);
         samples.done(messages, now);

@@ -5,7 +5,8 @@
 //!
 //! | Module | For |
 //! |---|---|
-//! | `publish`, `consume`, `latency`, `mixed`, `memory`, `reclaim`, `restart`, `limits` | one subcommand each: arguments to a [`report::Report`] |
+//! | `publish`, `consume`, `latency`, `mixed`, `memory`, `reclaim`, `restart`, `limits`, `compare` | one subcommand each: arguments to a [`report::Report`] |
+//! | `peers` | other queues under the same loads; with `compare` in the feature `peers` |
 //! | `site`, `fill`, `take`, `consumers`, `flow` | a server to measure; ways in and out of its queues |
 //! | `schedule`, `bodies` | when messages are due at a rate, and what they carry |
 //! | `samples` | latencies and rates |
@@ -13,6 +14,8 @@
 
 mod args;
 mod bodies;
+#[cfg(feature = "peers")]
+mod compare;
 mod consume;
 mod consumers;
 mod fill;
@@ -22,6 +25,8 @@ mod limit;
 mod limits;
 mod memory;
 mod mixed;
+#[cfg(feature = "peers")]
+mod peers;
 mod plot;
 mod progress;
 mod publish;
@@ -77,6 +82,8 @@ fn run(command: &Command, format: Format) -> Result<Outcome, Failure> {
             Command::Reclaim(args) => reclaim::run(args).await?,
             Command::Restart(args) => restart::run(args).await?,
             Command::Limits(args) => limits::run(args).await?,
+            #[cfg(feature = "peers")]
+            Command::Compare(args) => compare::run(args).await?,
             Command::EmptyServer => unreachable!("it is no measurement"),
         };
         Ok(report.outcome(format))

@@ -37,10 +37,16 @@ pub async fn run(args: &PublishArgs) -> Result<Report, Failure> {
         "connections": args.connections,
         "warm_up": args.warm_up,
     });
+    #[cfg(feature = "peers")]
+    let settings = crate::peers::named(settings, args.peer.as_ref());
     Ok(Report { command: "publish", settings, runs, limits: Vec::new() })
 }
 
 async fn one(args: &PublishArgs, batch: u64) -> Result<(Figures, Curves), Failure> {
+    #[cfg(feature = "peers")]
+    if let Some(peer) = &args.peer {
+        return crate::peers::publish(args, peer).await;
+    }
     let target = Target::new(&args.server)?;
     let (clients, names) = (target.clients(), queue_names(args.queues));
     create_queues(&clients, &names).await?;
@@ -59,7 +65,7 @@ async fn one(args: &PublishArgs, batch: u64) -> Result<(Figures, Curves), Failur
 }
 
 /// How long a run is.
-fn length(args: &PublishArgs) -> Length {
+pub fn length(args: &PublishArgs) -> Length {
     match args.messages {
         Some(messages) => Length::Messages(messages),
         None => Length::Time(Duration::from_secs(args.seconds.unwrap_or(SECONDS_DEFAULT))),
@@ -67,7 +73,7 @@ fn length(args: &PublishArgs) -> Length {
 }
 
 /// The figures of a run.
-fn figures(messages: u64, size: u64, took: Duration, samples: Samples) -> (Figures, Curves) {
+pub fn figures(messages: u64, size: u64, took: Duration, samples: Samples) -> (Figures, Curves) {
     let seconds = took.as_secs_f64();
     let figures = vec![
         ("messages", messages as f64),

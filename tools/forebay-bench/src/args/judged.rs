@@ -1,4 +1,7 @@
-//! The arguments of what judges the server as a whole: rates beside limits, memory, disk, restarts.
+//! The arguments of what judges the server as a whole: rates beside limits and peers, memory, disk, restarts.
+
+#[cfg(feature = "peers")]
+use std::path::PathBuf;
 
 use clap::Args;
 
@@ -25,6 +28,38 @@ pub struct LimitsArgs {
     pub rows: Vec<limits::Row>,
     #[command(flatten)]
     pub server: OwnServer,
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=20))]
+    pub seconds: u64,
+    #[command(flatten)]
+    pub scale: Scale,
+    #[command(flatten)]
+    pub judged: Judged,
+}
+
+/// Compare with Redis Streams and NATS JetStream on this machine
+///
+/// Starts each system in turn in each run, in new folders and on loopback: Forebay; Redis with its append-only file
+/// synced always, and every second; NATS with files, synced always, and as it comes. Publishes messages of 1 KiB over
+/// one pipelined connection, 1, 16, 64 and 256 under way, and consumes with acks. With 256 under way Forebay must have 6
+/// times the rate of Redis synced always, and 1.5 times that of the faster peer that syncs later.
+#[cfg(feature = "peers")]
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  forebay-bench compare
+  forebay-bench compare --nats-server ~/nats/bin/nats-server -o json
+  forebay-bench compare --runs 1 --seconds 1 --scale 0.01 --no-verdict
+
+Disk: about 5 GB; Redis needs memory for all of its part.")]
+pub struct CompareArgs {
+    #[command(flatten)]
+    pub server: OwnServer,
+    /// The program of Redis [default: redis-server on PATH]
+    #[arg(long, value_name = "PATH")]
+    pub redis_server: Option<PathBuf>,
+    /// The program of NATS [default: nats-server on PATH]
+    #[arg(long, value_name = "PATH")]
+    pub nats_server: Option<PathBuf>,
     /// Seconds of each measurement
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=20))]
     pub seconds: u64,

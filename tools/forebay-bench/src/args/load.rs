@@ -38,6 +38,10 @@ Disk: messages x (size + about 40 bytes)."
 pub struct PublishArgs {
     #[command(flatten)]
     pub server: AnyServer,
+    /// Another queue's server instead, redis://HOST:PORT or nats://HOST:PORT, one message at a time
+    #[cfg(feature = "peers")]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["server", "server_bin", "dir", "mode", "batch", "queues"])]
+    pub peer: Option<crate::peers::Peer>,
     #[arg(long, value_enum, default_value = "stream")]
     pub mode: PublishMode,
     /// Requests under way, over all connections
@@ -91,6 +95,10 @@ Disk: messages x (size + about 60 bytes).")]
 pub struct ConsumeArgs {
     #[command(flatten)]
     pub server: AnyServer,
+    /// Another queue's server instead, redis://HOST:PORT or nats://HOST:PORT
+    #[cfg(feature = "peers")]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["server", "server_bin", "dir", "mode", "warm_up"])]
+    pub peer: Option<crate::peers::Peer>,
     #[arg(long, value_enum, default_value = "subscribe")]
     pub mode: ConsumeMode,
     /// Messages of one pull; acknowledged together

@@ -11,6 +11,8 @@ use forebay::log::SEGMENT_BYTES_DEFAULT;
 use crate::limit::Limit;
 use crate::report::Format;
 
+#[cfg(feature = "peers")]
+pub use judged::CompareArgs;
 pub use judged::{LimitsArgs, MemoryArgs, ReclaimArgs, RestartArgs};
 pub use load::{ConsumeArgs, ConsumeMode, FlowArgs, LatencyArgs, MixedArgs, PublishArgs, PublishMode};
 
@@ -42,6 +44,8 @@ pub enum Command {
     Reclaim(ReclaimArgs),
     Restart(RestartArgs),
     Limits(LimitsArgs),
+    #[cfg(feature = "peers")]
+    Compare(CompareArgs),
     /// Serves an empty gRPC handler for `limits`
     #[command(name = crate::limits::empty::SUBCOMMAND, hide = true)]
     EmptyServer,

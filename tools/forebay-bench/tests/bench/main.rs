@@ -4,4 +4,6 @@
 mod cli;
 mod limits;
 mod loads;
+#[cfg(feature = "peers")]
+mod peers;
 mod support;
