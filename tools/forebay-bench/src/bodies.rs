@@ -38,6 +38,13 @@ impl FromStr for Mix {
     }
 }
 
+/// One size, at least 8.
+impl From<u64> for Mix {
+    fn from(size: u64) -> Self {
+        Self(vec![(size.max(STAMP_BYTES), 1)])
+    }
+}
+
 impl std::fmt::Display for Mix {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (index, (size, weight)) in self.0.iter().enumerate() {

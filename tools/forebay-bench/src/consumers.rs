@@ -7,7 +7,7 @@ use forebay::proto::v1::subscribe_request::{Acks, Credit, Open, Request as Up};
 use forebay::proto::v1::subscribe_response::{Deliveries, Response as Down};
 use forebay::proto::v1::{SubscribeRequest, SubscribeResponse};
 use forebay_testkit::Clients;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;
@@ -83,6 +83,8 @@ struct Seen {
     window: Window,
     samples: Mutex<Samples>,
     progress: Progress,
+    /// A permit for each message that was finished.
+    finished: Arc<Semaphore>,
 }
 
 impl Seen {
@@ -98,6 +100,7 @@ impl Seen {
     fn finished(&self, messages: u64) {
         lock(&self.samples).done(messages, Instant::now());
         self.progress.add(messages);
+        self.finished.add_permits(messages as usize);
     }
 }
 
@@ -112,9 +115,14 @@ impl Consumers {
     pub fn start(streams: Vec<Stream>, window: Window) -> Self {
         let samples = Samples::new(window).into();
         let progress = Progress::start("consuming", 0);
-        let seen = Arc::new(Seen { window, samples, progress });
+        let seen = Arc::new(Seen { window, samples, progress, finished: Arc::new(Semaphore::new(0)) });
         let workers = streams.into_iter().map(|stream| stream.take(Arc::clone(&seen))).collect();
         Self { workers, seen }
+    }
+
+    /// Has a permit for each message that is finished: who takes them does not run ahead.
+    pub fn finished(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.seen.finished)
     }
 
     /// Waits until `total` messages are finished; what was seen: latencies of deliveries, counts of answered acks.

@@ -75,7 +75,7 @@ impl Load {
     }
 
     /// The next request; none when all is published.
-    fn next(&self) -> Option<PublishRequest> {
+    pub fn next(&self) -> Option<PublishRequest> {
         if self.window.end().is_some_and(|end| Instant::now() >= end) {
             return None;
         }

@@ -6,6 +6,7 @@
 //! | Module | For |
 //! |---|---|
 //! | `publish`, `consume`, `latency`, `mixed`, `memory`, `reclaim`, `restart`, `limits`, `compare` | one subcommand each: arguments to a [`report::Report`] |
+//! | `curves` | the same at points along an axis, to a [`curves::Curve`] |
 //! | `peers` | other queues under the same loads; with `compare` in the feature `peers` |
 //! | `site`, `fill`, `take`, `consumers`, `flow` | a server to measure; ways in and out of its queues |
 //! | `schedule`, `bodies` | when messages are due at a rate, and what they carry |
@@ -18,6 +19,7 @@ mod bodies;
 mod compare;
 mod consume;
 mod consumers;
+mod curves;
 mod fill;
 mod flow;
 mod latency;
@@ -82,6 +84,7 @@ fn run(command: &Command, format: Format) -> Result<Outcome, Failure> {
             Command::Reclaim(args) => reclaim::run(args).await?,
             Command::Restart(args) => restart::run(args).await?,
             Command::Limits(args) => limits::run(args).await?,
+            Command::Curves(args) => return Ok(curves::run(args).await?.outcome(format)),
             #[cfg(feature = "peers")]
             Command::Compare(args) => compare::run(args).await?,
             Command::EmptyServer => unreachable!("it is no measurement"),

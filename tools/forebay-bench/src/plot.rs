@@ -17,7 +17,7 @@ use crate::report::{Figures, repeat};
 use crate::samples::Samples;
 
 const SIZE: (u32, u32) = (1_000, 800);
-const COLORS: [RGBColor; 2] = [RGBColor(31, 119, 180), RGBColor(214, 39, 40)];
+pub const COLORS: [RGBColor; 2] = [RGBColor(31, 119, 180), RGBColor(214, 39, 40)];
 
 /// What one run saw, by name; at most two.
 pub type Curves = Vec<(&'static str, Samples)>;
@@ -44,12 +44,12 @@ pub async fn draw_last(
 }
 
 /// Makes the file of a plot before anything is measured: what cannot be written is said at once.
-fn create(path: &Path) -> Result<File, Failure> {
+pub fn create(path: &Path) -> Result<File, Failure> {
     File::create(path).map_err(|error| format!("{} cannot be written: {error}", path.display()).into())
 }
 
 type Points = Vec<(f64, f64)>;
-type Panel<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub type Panel<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Chart<'a, X> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, RangedCoordf64>>;
 
 fn svg(title: &str, curves: &Curves) -> Result<String, Failure> {

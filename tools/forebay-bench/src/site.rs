@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use forebay::proto::v1::{
-    CreateQueueRequest, DeleteQueueRequest, GetStatsRequest, Queue, QueueStats, ServerStats,
+    CreateQueueRequest, CreateSubscriptionRequest, DeleteQueueRequest, GetStatsRequest, Queue, QueueStats,
+    ServerStats, Subscription,
 };
-use forebay_testkit::{Clients, Server, ServerOptions, queue};
+use forebay_testkit::{Clients, Server, ServerOptions, queue, subscription};
 use tempfile::TempDir;
 
 use crate::Failure;
@@ -151,6 +152,19 @@ pub async fn create_queues(clients: &Clients, names: &[String]) -> Result<(), Fa
     })
     .await
     .map(drop)
+}
+
+/// Gives a queue so many subscriptions with the one that it has; their full names.
+pub async fn create_subscriptions(clients: &Clients, name: &str, count: u64) -> Result<Vec<String>, Failure> {
+    let more: Vec<String> =
+        (1..count).map(|number| format!("{}/subscriptions/bench-{number}", queue(name))).collect();
+    each(clients, &more, async |mut clients, name| {
+        let subscription = Some(Subscription { name, ..Subscription::default() });
+        let request = CreateSubscriptionRequest { subscription, ..Default::default() };
+        clients.queues.create_subscription(request).await.map(drop)
+    })
+    .await?;
+    Ok([subscription(name)].into_iter().chain(more).collect())
 }
 
 pub async fn delete_queues(clients: &Clients, names: &[String]) -> Result<(), Failure> {

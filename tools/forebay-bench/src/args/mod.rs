@@ -1,5 +1,6 @@
 //! The command line as typed: what subcommands share; their own arguments are in the modules.
 
+mod curves;
 mod judged;
 mod load;
 
@@ -11,6 +12,7 @@ use forebay::log::SEGMENT_BYTES_DEFAULT;
 use crate::limit::Limit;
 use crate::report::Format;
 
+pub use curves::CurvesArgs;
 #[cfg(feature = "peers")]
 pub use judged::CompareArgs;
 pub use judged::{LimitsArgs, MemoryArgs, ReclaimArgs, RestartArgs};
@@ -44,6 +46,7 @@ pub enum Command {
     Reclaim(ReclaimArgs),
     Restart(RestartArgs),
     Limits(LimitsArgs),
+    Curves(CurvesArgs),
     #[cfg(feature = "peers")]
     Compare(CompareArgs),
     /// Serves an empty gRPC handler for `limits`

@@ -1,6 +1,6 @@
 //! `memory`: what a server holds in memory for what lies on its disk.
 
-mod rss;
+pub mod rss;
 mod scenarios;
 
 use clap::ValueEnum;

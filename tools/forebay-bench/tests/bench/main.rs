@@ -2,6 +2,7 @@
 //! exit codes; how fast anything was is not.
 
 mod cli;
+mod curves;
 mod limits;
 mod loads;
 #[cfg(feature = "peers")]
