@@ -71,6 +71,12 @@ impl Permit {
         self.split(self.bytes.saturating_sub(bytes));
     }
 
+    /// Adds one of the same budget to this.
+    pub fn merge(&mut self, other: Permit) {
+        self.units.merge(other.units);
+        self.bytes += other.bytes;
+    }
+
     /// Takes these bytes off, as far as they are there, into a permit of their own.
     pub fn split(&mut self, bytes: u64) -> Option<Permit> {
         let bytes = bytes.min(self.bytes);

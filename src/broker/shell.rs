@@ -215,11 +215,12 @@ impl Shell {
 
     pub(super) fn log_event(&mut self, event: Option<LogEvent>) -> Result<(), BrokerError> {
         match event.unwrap_or(LogEvent::Failed(LogError::Panicked)) {
-            LogEvent::Committed { through, placed } => {
+            LogEvent::Committed { through, placed, batches } => {
                 for placed in placed {
                     self.visible(placed);
                 }
                 self.commits.committed(through);
+                drop(batches);
                 Ok(())
             }
             LogEvent::SegmentBegun => {

@@ -192,7 +192,9 @@ impl Batch {
 #[derive(Clone, Debug)]
 pub enum LogEvent {
     /// Every batch up to `through` is durable; the runs of those not reported before, in order of submission.
-    Committed { through: Ticket, placed: Vec<Placed> },
+    /// The batches come back for whoever made them to drop: memory that one thread takes and another one frees has both
+    /// wait for the allocator's lock, message by message.
+    Committed { through: Ticket, placed: Vec<Placed>, batches: Vec<Batch> },
     /// The place that [`Log::mark`] asked for; every batch submitted before is durable.
     Marked(Mark),
     /// A segment was begun: time for a checkpoint.

@@ -276,7 +276,7 @@ impl Writer {
             self.tail.append(records, bytes, log_time_us, &mut self.spares, &mut placed)?;
             self.tail.counters.bytes_appended.add(bytes);
         }
-        (self.on_event)(LogEvent::Committed { through, placed });
+        (self.on_event)(LogEvent::Committed { through, placed, batches: taken });
         if mark {
             (self.on_event)(LogEvent::Marked(self.tail.mark()));
         }

@@ -4,7 +4,7 @@
 //! request is read off its first DATA frame, and memory for the whole message is taken from the budget before the
 //! body is read on; until then HTTP/2's window holds the sender back, and where that first frame would be too much with
 //! those of others that wait, the request is refused at once. The permit is held until the handler has
-//! answered. A publish stream is admitted message by message ([`super::admit_stream`]); other streams' handlers account
+//! answered. A publish stream is admitted message by message ([`super::incoming`]); other streams' handlers account
 //! for each message.
 
 use std::pin::Pin;
@@ -15,17 +15,14 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
-use super::admit_stream::{AdmittedStream, Permits};
 use super::status::Refusal;
 use crate::admission::{Admission, BudgetUsedUp, Early, Permit};
 use crate::limits::REQUEST_BYTES_MAX;
 
 /// Bytes before each gRPC message.
 pub(super) const PREFIX_BYTES: usize = 5;
-/// Streams whose messages are admitted one by one.
-const PUBLISH_STREAM: &str = "/forebay.v1.MessageService/PublishStream";
 /// Paths of calls whose requests are streams, or small and never to be refused for memory.
-const STREAMS: [&str; 3] = ["/Subscribe", "/PublishStream", "/PublishLarge"];
+const STREAMS: [&str; 2] = ["/Subscribe", "/PublishLarge"];
 const PACKAGE: &str = "/forebay.v1.";
 
 /// Where the permit waits for the end of the call. Locked for a move only.
@@ -37,8 +34,6 @@ pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 pub enum Admitted<B> {
     /// Of a unary call.
     Whole(AdmittedBody<B>),
-    /// Of a publish stream.
-    Messages(AdmittedStream<B>),
     /// Of a call that is not to be refused for memory.
     Free(B),
 }
@@ -46,13 +41,9 @@ pub enum Admitted<B> {
 /// Puts admission before a request's body; the slot is to be kept until the call is answered.
 pub fn admit<B>(request: http::Request<B>, admission: &Admission) -> (http::Request<Admitted<B>>, Slot) {
     let slot = Slot::default();
-    let (mut parts, inner) = request.into_parts();
+    let (parts, inner) = request.into_parts();
     let path = parts.uri.path();
-    let body = if path == PUBLISH_STREAM {
-        let permits = Permits::default();
-        parts.extensions.insert(permits.clone());
-        Admitted::Messages(AdmittedStream::new(inner, admission.clone(), permits))
-    } else if !path.starts_with(PACKAGE) || STREAMS.iter().any(|stream| path.ends_with(stream)) {
+    let body = if !path.starts_with(PACKAGE) || STREAMS.iter().any(|stream| path.ends_with(stream)) {
         Admitted::Free(inner)
     } else {
         let state = State::Prefix { seen: [0; PREFIX_BYTES], count: 0 };
@@ -71,7 +62,6 @@ where
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         match self.get_mut() {
             Self::Whole(body) => Pin::new(body).poll_frame(cx),
-            Self::Messages(body) => Pin::new(body).poll_frame(cx),
             Self::Free(body) => {
                 Pin::new(body).poll_frame(cx).map_err(|error| Status::from_error(error.into()))
             }
@@ -81,7 +71,6 @@ where
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(body) => body.is_end_stream(),
-            Self::Messages(body) => body.is_end_stream(),
             Self::Free(body) => body.is_end_stream(),
         }
     }
@@ -89,7 +78,6 @@ where
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(body) => body.size_hint(),
-            Self::Messages(body) => body.size_hint(),
             Self::Free(body) => body.size_hint(),
         }
     }

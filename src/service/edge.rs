@@ -23,6 +23,7 @@ use super::explain::explain;
 use super::messages::Messages;
 use super::outgoing::Bodies;
 use super::queues::Queues;
+use super::{Shared, publish_stream};
 use crate::admission::Admission;
 use crate::observe::rpc::{Method, Methods};
 use crate::proto::v1::admin_service_server::AdminServiceServer;
@@ -47,6 +48,8 @@ pub struct Services {
     pub messages: MessageServiceServer<Messages>,
     pub queues: QueueServiceServer<Queues>,
     pub admin: AdminServiceServer<Admin>,
+    /// For publish streams, which are served without the generated code.
+    pub shared: Shared,
     /// Health, reflection, and the answer to paths that nothing is at.
     pub others: Routes,
 }
@@ -86,8 +89,16 @@ impl hyper::service::Service<Request<Incoming>> for Edge {
         let method = self.inner.methods.at(request.uri().path());
         // Shares its text.
         let uri = request.uri().clone();
-        let (request, permit) = admit(request, &self.inner.admission);
-        let answer = self.inner.services.call(request);
+        let (answer, permit) = match request.uri().path() {
+            publish_stream::PATH => {
+                let answer = publish_stream::serve(self.inner.services.shared.clone(), request.into_body());
+                (Box::pin(std::future::ready(Ok(answer))) as Answer, Slot::default())
+            }
+            _ => {
+                let (request, permit) = admit(request, &self.inner.admission);
+                (self.inner.services.call(request), permit)
+            }
+        };
         Call { answer, method, start, uri, bodies: self.inner.bodies.clone(), _permit: permit }
     }
 }

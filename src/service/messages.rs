@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status, Streaming};
 
-use super::admit_stream::Permits;
 use super::check::{self, not_built};
 use super::outgoing::{self, Answers};
 use super::status::Refusal;
-use super::{Shared, ending, message, publish_stream, rpc_not_built, subscribe, tail, time, token};
+use super::{Shared, ending, message, rpc_not_built, subscribe, tail, time, token};
 use crate::admission::Held;
 use crate::broker::api::{BrokerError, Published, PullOptions};
 use crate::broker::pipeline::Publish;
@@ -34,12 +33,12 @@ pub(super) struct NameCache {
 }
 
 impl NameCache {
-    fn queue(&mut self, text: String) -> Result<QueueName, Refusal> {
+    pub(super) fn queue(&mut self, text: &str) -> Result<QueueName, Refusal> {
         match &self.last {
-            Some((last, name)) if *last == text => Ok(name.clone()),
+            Some((last, name)) if last == text => Ok(name.clone()),
             _ => {
-                let name = check::queue_name("queue", &text)?;
-                self.last = Some((text, name.clone()));
+                let name = check::queue_name("queue", text)?;
+                self.last = Some((text.to_owned(), name.clone()));
                 Ok(name)
             }
         }
@@ -48,7 +47,7 @@ impl NameCache {
 
 /// Checks one publish, of a call of its own or of a stream.
 pub(super) fn checked_publish(request: PublishRequest, names: &mut NameCache) -> Result<Publish, Refusal> {
-    let queue = names.queue(request.queue)?;
+    let queue = names.queue(&request.queue)?;
     not_built("", &[("expected_next_offset", request.expected_next_offset.is_some())])?;
     let producer = message::producer(request.producer)?;
     let messages = message::to_store(request.messages)?;
@@ -96,11 +95,9 @@ impl MessageService for Messages {
 
     async fn publish_stream(
         &self,
-        mut request: Request<Streaming<PublishStreamRequest>>,
+        _: Request<Streaming<PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
-        let permits: Permits = request.extensions_mut().remove().unwrap_or_default();
-        let answers = publish_stream::open(self.shared.clone(), permits, request.into_inner());
-        Ok(Response::new(Box::pin(answers)))
+        Err(Refusal::Internal { why: "publish streams are served before they come here" }.into())
     }
 
     async fn publish_large(

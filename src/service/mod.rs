@@ -9,16 +9,17 @@
 mod accept;
 mod admin;
 mod admit;
-mod admit_stream;
 mod check;
 mod edge;
 mod ending;
 mod explain;
+mod incoming;
 pub(crate) mod message;
 mod messages;
 mod outgoing;
 mod publish_stream;
 mod queues;
+mod rope;
 pub mod server;
 pub mod status;
 mod subscribe;
@@ -27,6 +28,7 @@ mod time;
 mod token;
 mod update;
 mod windows;
+mod wire;
 
 use std::sync::Arc;
 

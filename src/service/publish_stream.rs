@@ -5,34 +5,41 @@
 //! 2. A request is read only when its answer has a place: at most [`PUBLISH_STREAM_REQUESTS_MAX`] are read ahead of
 //!    what the client takes, so a client that does not read is not read from either.
 //! 3. A request's memory is given back when the broker has answered, read or not: what waits for the client is a few
-//!    hundred bytes for each request, and becomes a response when the network takes it.
+//!    hundred bytes for each request, and is written out when the network takes it.
 //! 4. What was read is always answered before the stream ends: at the client's end, at a request that cannot be read,
 //!    and when the server drains.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
+use bytes::{BufMut, Bytes, BytesMut};
+use http::header::CONTENT_TYPE;
+use http_body::Frame;
 use tokio::sync::{Semaphore, mpsc};
-use tokio_stream::Stream;
-use tonic::Status;
+use tonic::metadata::GRPC_CONTENT_TYPE;
+use tonic::{Status, body};
 
 use super::Shared;
-use super::admit_stream::Permits;
-use super::check;
+use super::admit::{BodyError, PREFIX_BYTES};
 use super::explain::unreadable;
-use super::messages::{NameCache, checked_publish, show_published};
+use super::incoming::{Incoming, IncomingStream};
+use super::messages::NameCache;
+use super::outgoing::trailers;
 use super::status::Refusal;
+use super::wire::publish::{self, Request};
 use crate::admission::Permit;
 use crate::broker::api::{BrokerError, Published};
-use crate::broker::pipeline::{Publish, Publishing};
+use crate::broker::pipeline::Publishing;
 use crate::limits::PUBLISH_STREAM_REQUESTS_MAX;
-use crate::proto::v1::publish_stream_response::Result as Shown;
-use crate::proto::v1::{CallError, PublishRequest, PublishStreamRequest, PublishStreamResponse};
 
+/// Where streams are opened.
+pub const PATH: &str = "/forebay.v1.MessageService/PublishStream";
 /// Most requests that reach the broker in one turn; others have their turn too.
 const TOGETHER_MAX: usize = 128;
+/// Answers go to the network in parts of about this size.
+const PART_BYTES: usize = 32 << 10;
 
 /// Why one request failed.
 enum Failure {
@@ -49,28 +56,35 @@ struct Answer {
 /// Answers to requests that were there together, or the status that ends the stream.
 type Answered = Result<Vec<Answer>, Status>;
 
+/// Serves a stream whose requests are in `body`.
+pub fn serve<B>(shared: Shared, body: B) -> http::Response<body::Body>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin + 'static,
+{
+    let mut response = http::Response::new(body::Body::new(open(shared, body)));
+    response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    response
+}
+
 /// Serves a stream in a task of its own; the answers come from what is returned.
-pub fn open(
-    shared: Shared,
-    permits: Permits,
-    requests: impl Stream<Item = Result<PublishStreamRequest, Status>> + Send + Unpin + 'static,
-) -> impl Stream<Item = Result<PublishStreamResponse, Status>> + Unpin {
+pub fn open<B>(shared: Shared, body: B) -> Answers
+where
+    B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin + 'static,
+{
     let (answers, received) = mpsc::unbounded_channel();
     let places = Arc::new(Semaphore::new(PUBLISH_STREAM_REQUESTS_MAX));
     let free = Arc::clone(&places);
+    let requests = IncomingStream::new(body, shared.admission.clone());
     tokio::spawn(async move {
         let names = NameCache::default();
-        let mut session =
-            Session { shared, permits, names, answers, free, held: 0, waiting: VecDeque::new() };
+        let mut session = Session { shared, names, answers, free, held: 0, waiting: VecDeque::new() };
         let end = session.read(requests).await;
         while !session.waiting.is_empty() {
             answer(&mut session.waiting, &session.answers).await;
         }
-        if let Err(status) = end {
-            let _ = session.answers.send(Err(status));
-        }
+        let _ = session.answers.send(Err(end.err().unwrap_or_else(|| Status::ok(""))));
     });
-    Answers { received, now: Vec::new().into_iter(), places }
+    Answers { received, now: Vec::new().into_iter(), end: None, is_over: false, out: BytesMut::new(), places }
 }
 
 /// Requests that were read together: the broker has them, or they were refused.
@@ -78,12 +92,11 @@ struct Waiting {
     /// Their correlation ids, and why those that the broker does not have were refused.
     requests: Vec<(u64, Option<Refusal>)>,
     publishing: Publishing,
-    _memory: Vec<Permit>,
+    _memory: Option<Permit>,
 }
 
 struct Session {
     shared: Shared,
-    permits: Permits,
     names: NameCache,
     answers: mpsc::UnboundedSender<Answered>,
     /// Places of answers that the client has taken, and of those that it never had.
@@ -95,10 +108,10 @@ struct Session {
 
 impl Session {
     /// Reads and answers until the stream ends, and says how.
-    async fn read(
-        &mut self,
-        mut requests: impl Stream<Item = Result<PublishStreamRequest, Status>> + Unpin,
-    ) -> Result<(), Status> {
+    async fn read<B>(&mut self, mut requests: IncomingStream<B>) -> Result<(), Status>
+    where
+        B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Unpin,
+    {
         let (readiness, free) = (self.shared.readiness.clone(), Arc::clone(&self.free));
         let mut draining = std::pin::pin!(readiness.draining());
         loop {
@@ -110,8 +123,8 @@ impl Session {
                     self.held = 1;
                 }
                 read = read_together(&mut requests, self.held), if self.held > 0 => {
-                    self.take(read.requests);
-                    if let Some(end) = read.end {
+                    let end = self.take(read.requests).err().map(Err).or(read.end);
+                    if let Some(end) = end {
                         return end.map_err(unreadable);
                     }
                 }
@@ -130,32 +143,36 @@ impl Session {
         self.held += more;
     }
 
-    /// Hands requests to the broker.
-    fn take(&mut self, read: Vec<PublishStreamRequest>) {
+    /// Hands requests to the broker, up to one that cannot be read, which is the error.
+    fn take(&mut self, read: Vec<Incoming>) -> Result<(), Status> {
         if read.is_empty() {
-            return;
+            return Ok(());
         }
         self.held -= read.len();
         let mut requests = Vec::with_capacity(read.len());
-        let mut memory = Vec::with_capacity(read.len());
         let mut publishes = Vec::with_capacity(read.len());
-        for request in read {
-            memory.extend(self.permits.pop());
-            let refused = match self.checked(request.publish) {
-                Ok(publish) => {
-                    publishes.push(publish);
-                    None
+        let (mut together, mut unread) = (None, Ok(()));
+        for Incoming { bytes, memory } in read {
+            let Request { correlation_id, publish } = match publish::read(&bytes, &mut self.names) {
+                Ok(request) => request,
+                Err(status) => {
+                    unread = Err(status);
+                    break;
                 }
-                Err(refusal) => Some(refusal),
             };
-            requests.push((request.correlation_id, refused));
+            merge(&mut together, memory);
+            requests.push((correlation_id, publish.map(|publish| publishes.push(publish)).err()));
         }
         let publishing = self.shared.broker.publish_all(publishes);
-        self.waiting.push_back(Waiting { requests, publishing, _memory: memory });
+        self.waiting.push_back(Waiting { requests, publishing, _memory: together });
+        unread
     }
+}
 
-    fn checked(&mut self, publish: Option<PublishRequest>) -> Result<Publish, Refusal> {
-        checked_publish(check::required("publish", publish)?, &mut self.names)
+fn merge(together: &mut Option<Permit>, memory: Permit) {
+    match together {
+        Some(together) => together.merge(memory),
+        None => *together = Some(memory),
     }
 }
 
@@ -175,60 +192,28 @@ async fn answer(waiting: &mut VecDeque<Waiting>, answers: &mpsc::UnboundedSender
     let _ = answers.send(Ok(answered.collect()));
 }
 
-/// What the network takes: each answer becomes a response when it is asked for, and gives its place back.
-struct Answers {
-    received: mpsc::UnboundedReceiver<Answered>,
-    now: std::vec::IntoIter<Answer>,
-    places: Arc<Semaphore>,
-}
-
-impl Stream for Answers {
-    type Item = Result<PublishStreamResponse, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            if let Some(answer) = self.now.next() {
-                self.places.add_permits(1);
-                return Poll::Ready(Some(Ok(show(answer))));
-            }
-            match ready!(self.received.poll_recv(cx)) {
-                Some(Ok(answers)) => self.now = answers.into_iter(),
-                Some(Err(status)) => return Poll::Ready(Some(Err(status))),
-                None => return Poll::Ready(None),
-            }
-        }
-    }
-}
-
 /// Requests that were there together.
 #[derive(Default)]
 struct Read {
-    requests: Vec<PublishStreamRequest>,
+    requests: Vec<Incoming>,
     /// How the stream has ended after them, if it has.
     end: Option<Result<(), Status>>,
 }
 
 /// Waits for the next request, and takes what else is there already, up to `most` in all.
-async fn read_together(
-    requests: &mut (impl Stream<Item = Result<PublishStreamRequest, Status>> + Unpin),
-    most: usize,
-) -> Read {
+async fn read_together<B>(requests: &mut IncomingStream<B>, most: usize) -> Read
+where
+    B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Unpin,
+{
     let mut read = Read::default();
     std::future::poll_fn(|cx| {
         while read.requests.len() < most && read.end.is_none() {
-            let next = Pin::new(&mut *requests).poll_next(cx);
-            let next = if read.requests.is_empty() {
-                ready!(next)
-            } else {
-                match next {
-                    Poll::Ready(next) => next,
-                    Poll::Pending => break,
-                }
-            };
-            match next {
-                Some(Ok(request)) => read.requests.push(request),
-                Some(Err(status)) => read.end = Some(Err(status)),
-                None => read.end = Some(Ok(())),
+            match requests.poll_next(cx) {
+                Poll::Ready(Some(Ok(request))) => read.requests.push(request),
+                Poll::Ready(Some(Err(status))) => read.end = Some(Err(status)),
+                Poll::Ready(None) => read.end = Some(Ok(())),
+                Poll::Pending if read.requests.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
             }
         }
         Poll::Ready(())
@@ -237,16 +222,70 @@ async fn read_together(
     read
 }
 
-fn show(answer: Answer) -> PublishStreamResponse {
-    let error = |status: Status| CallError {
-        code: status.code().into(),
-        message: status.message().to_owned(),
-        status: status.details().to_vec().into(),
-    };
-    let result = match answer.result {
-        Ok(published) => Shown::Response(show_published(published)),
-        Err(Failure::Refused(refusal)) => Shown::Error(error(refusal.into())),
-        Err(Failure::Broker(stopped)) => Shown::Error(error(stopped.into())),
-    };
-    PublishStreamResponse { correlation_id: answer.correlation_id, result: Some(result) }
+/// What the network takes: answers are written when it asks for more, and give their places back.
+pub struct Answers {
+    received: mpsc::UnboundedReceiver<Answered>,
+    now: std::vec::IntoIter<Answer>,
+    /// How the stream ends behind what is written.
+    end: Option<Status>,
+    is_over: bool,
+    out: BytesMut,
+    places: Arc<Semaphore>,
+}
+
+impl Answers {
+    /// Writes what is there, about [`PART_BYTES`] at the most. Pending if there is nothing; else whether all has come.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.out.len() < PART_BYTES && self.end.is_none() {
+            if let Some(answer) = self.now.next() {
+                self.places.add_permits(1);
+                write(answer, &mut self.out);
+                continue;
+            }
+            match self.received.poll_recv(cx) {
+                Poll::Ready(Some(Ok(answers))) => self.now = answers.into_iter(),
+                Poll::Ready(Some(Err(status))) => self.end = Some(status),
+                // Its task has panicked.
+                Poll::Ready(None) => self.end = Some(Refusal::Internal { why: "the stream failed" }.into()),
+                Poll::Pending if self.out.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl http_body::Body for Answers {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        std::task::ready!(self.poll_write(cx));
+        if !self.out.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(self.out.split().freeze()))));
+        }
+        self.is_over = true;
+        let end = self.end.take().expect("nothing is written only at the end");
+        Poll::Ready(Some(Ok(Frame::trailers(trailers(&end)))))
+    }
+}
+
+/// Appends an answer as a gRPC message.
+fn write(answer: Answer, out: &mut BytesMut) {
+    let start = out.len();
+    out.put_bytes(0, PREFIX_BYTES);
+    let correlation_id = answer.correlation_id;
+    match answer.result {
+        Ok(published) => publish::write_published(correlation_id, &published, out),
+        Err(Failure::Refused(refusal)) => publish::write_error(correlation_id, &refusal.into(), out),
+        Err(Failure::Broker(error)) => publish::write_error(correlation_id, &error.into(), out),
+    }
+    let length = u32::try_from(out.len() - start - PREFIX_BYTES).expect("an answer is far below 4 GiB");
+    out[start + 1..start + PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
 }

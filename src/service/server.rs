@@ -144,7 +144,8 @@ fn services(parts: &Parts, others: RoutesBuilder) -> Services {
     Services {
         queues: QueueServiceServer::new(queues).max_decoding_message_size(REQUEST_BYTES_MAX),
         messages: MessageServiceServer::new(messages).max_decoding_message_size(REQUEST_BYTES_MAX),
-        admin: AdminServiceServer::new(Admin { shared }).max_decoding_message_size(REQUEST_BYTES_MAX),
+        admin: AdminServiceServer::new(Admin { shared: shared.clone() }).max_decoding_message_size(REQUEST_BYTES_MAX),
+        shared,
         others: others.routes(),
     }
 }

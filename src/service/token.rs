@@ -47,9 +47,17 @@ fn checksum(list: &str, parent: &str, name: &str) -> u32 {
     hasher.finalize()
 }
 
+/// Characters of a message's id.
+pub const MESSAGE_ID_BYTES: usize = 32;
+
 /// The id of a message.
 pub fn message_id(queue: Uid, offset: Offset) -> String {
     uid_and_number(queue, offset.0)
+}
+
+/// The id of a message, as bytes of its text.
+pub fn message_id_text(queue: Uid, offset: Offset) -> [u8; MESSAGE_ID_BYTES] {
+    text_of(queue, offset.0)
 }
 
 /// The queue's uid and the offset of a message.
@@ -92,9 +100,13 @@ pub fn parse_resume_token(token: &str) -> Result<(Uid, Offset), Refusal> {
 }
 
 fn uid_and_number(uid: Uid, number: u64) -> String {
-    let mut text = [0; 32];
+    std::str::from_utf8(&text_of(uid, number)).expect("base64 is ASCII").to_owned()
+}
+
+fn text_of(uid: Uid, number: u64) -> [u8; MESSAGE_ID_BYTES] {
+    let mut text = [0; MESSAGE_ID_BYTES];
     URL_SAFE_NO_PAD.encode_slice(place(uid, number), &mut text).expect("24 bytes are 32 characters");
-    std::str::from_utf8(&text).expect("base64 is ASCII").to_owned()
+    text
 }
 
 fn place(uid: Uid, number: u64) -> [u8; 24] {

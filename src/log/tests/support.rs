@@ -123,7 +123,7 @@ impl Harness {
         let mut all = Vec::new();
         loop {
             match self.events.recv_timeout(Duration::from_secs(20)).expect("the log reports") {
-                LogEvent::Committed { through, placed } => {
+                LogEvent::Committed { through, placed, .. } => {
                     all.extend(placed);
                     if through >= ticket {
                         return Ok(all);

@@ -1,5 +1,11 @@
 //! Publish streams against a broker that the test plays.
 
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BufMut, BytesMut};
+use http_body::{Body as _, Frame};
+use prost::Message as _;
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
@@ -10,8 +16,71 @@ use crate::broker::pipeline::PublishResults;
 use crate::limits::PUBLISH_STREAM_REQUESTS_MAX;
 use crate::observe::readiness::Phase;
 use crate::proto::v1::publish_stream_response::Result as Shown;
-use crate::service::admit_stream::Permits;
 use crate::service::publish_stream;
+
+/// A request's body, made of gRPC messages.
+struct Requests<S>(S);
+
+impl<S: Stream<Item = Result<Vec<u8>, Status>> + Unpin> http_body::Body for Requests<S> {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let message = ready!(Pin::new(&mut self.0).poll_next(cx));
+        Poll::Ready(message.map(|message| {
+            let message = message?;
+            let mut framed = BytesMut::new();
+            framed.put_u8(0);
+            framed.put_u32(message.len() as u32);
+            framed.put_slice(&message);
+            Ok(Frame::data(framed.freeze()))
+        }))
+    }
+}
+
+fn open(
+    shared: Shared,
+    requests: impl Stream<Item = v1::PublishStreamRequest> + Send + Unpin + 'static,
+) -> Answers {
+    open_bytes(shared, requests.map(|request| Ok(request.encode_to_vec())))
+}
+
+fn open_bytes(
+    shared: Shared,
+    requests: impl Stream<Item = Result<Vec<u8>, Status>> + Send + Unpin + 'static,
+) -> Answers {
+    Answers { body: publish_stream::open(shared, Requests(requests)), came: BytesMut::new() }
+}
+
+/// What comes back, decoded.
+struct Answers {
+    body: publish_stream::Answers,
+    came: BytesMut,
+}
+
+impl Answers {
+    /// The next answer, or the status of the end.
+    async fn next(&mut self) -> Result<v1::PublishStreamResponse, Status> {
+        loop {
+            if self.came.len() >= 5 {
+                let length = (&self.came[1..5]).get_u32() as usize;
+                let message = self.came.split_to(5 + length);
+                return Ok(v1::PublishStreamResponse::decode(&message[5..]).unwrap());
+            }
+            let mut body = pin!(&mut self.body);
+            let frame = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await;
+            match frame.expect("the stream goes on").unwrap().into_data() {
+                Ok(data) => self.came.extend_from_slice(&data),
+                Err(frame) => {
+                    return Err(Status::from_header_map(frame.trailers_ref().unwrap()).unwrap());
+                }
+            }
+        }
+    }
+}
 
 /// Bytes of the first body of each publish that came in one turn, and whom to answer.
 struct Turn {
@@ -55,10 +124,8 @@ fn request(correlation_id: u64, body: usize) -> v1::PublishStreamRequest {
 }
 
 /// The correlation id, and the offset or the reason of the error.
-async fn next(
-    answers: &mut (impl Stream<Item = Result<v1::PublishStreamResponse, Status>> + Unpin),
-) -> (u64, Result<u64, String>) {
-    let answer = answers.next().await.expect("the stream goes on").unwrap();
+async fn next(answers: &mut Answers) -> (u64, Result<u64, String>) {
+    let answer = answers.next().await.unwrap();
     let result = match answer.result.unwrap() {
         Shown::Response(response) => Ok(response.results[0].offset),
         Shown::Error(error) => {
@@ -72,15 +139,15 @@ async fn next(
 #[tokio::test]
 async fn what_is_there_together_reaches_the_broker_in_one_turn() {
     let (broker, mut seen) = turns();
-    let requests = (0..10).map(|id| Ok(request(id, 1)));
-    let mut answers = publish_stream::open(shared(broker), Permits::default(), tokio_stream::iter(requests));
+    let requests = (0..10).map(|id| request(id, 1));
+    let mut answers = open(shared(broker), tokio_stream::iter(requests));
     let turn = seen.recv().await.unwrap();
     assert_eq!(turn.bytes, [1; 10]);
     turn.answer(0);
     for id in 0..10 {
         assert_eq!(next(&mut answers).await, (id, Ok(id)));
     }
-    assert!(answers.next().await.is_none());
+    assert_eq!(answers.next().await.unwrap_err().code(), Code::Ok);
 }
 
 #[tokio::test]
@@ -94,8 +161,7 @@ async fn errors_are_answers_in_their_place() {
         request(10, 1),
         request(10, 1),
     ];
-    let requests = tokio_stream::iter(requests.map(Ok));
-    let mut answers = publish_stream::open(shared(broker), Permits::default(), requests);
+    let mut answers = open(shared(broker), tokio_stream::iter(requests));
     let turn = seen.recv().await.unwrap();
     let results = vec![Ok(published(4)), Err(BrokerError::QueueDeleted), Ok(published(5))];
     turn.reply.send(results).unwrap();
@@ -112,12 +178,11 @@ async fn a_client_that_does_not_read_is_not_read_from() {
     let (up, requests) = mpsc::channel(1);
     let offered = tokio::spawn(async move {
         let mut offered = 0;
-        while up.send(Ok(request(offered, 1))).await.is_ok() {
+        while up.send(request(offered, 1)).await.is_ok() {
             offered += 1;
         }
     });
-    let requests = ReceiverStream::new(requests);
-    let mut answers = publish_stream::open(shared(broker), Permits::default(), requests);
+    let mut answers = open(shared(broker), ReceiverStream::new(requests));
     let mut taken = 0;
     while taken < PUBLISH_STREAM_REQUESTS_MAX {
         let turn = seen.recv().await.unwrap();
@@ -145,11 +210,11 @@ async fn memory_is_given_back_when_the_broker_has_answered() {
     let mut client = v1::message_service_client::MessageServiceClient::new(served.channel.clone());
     let (up, requests) = mpsc::channel(4);
     up.send(request(0, 3 << 20)).await.unwrap();
-    up.send(request(1, 1 << 20)).await.unwrap();
     let answers = client.publish_stream(ReceiverStream::new(requests)).await.unwrap();
     let first = seen.recv().await.unwrap();
-    assert_eq!(first.bytes, [3 << 20]);
+    up.send(request(1, 1 << 20)).await.unwrap();
     let second = seen.recv().await.unwrap();
+    assert_eq!((&first.bytes[..], &second.bytes[..]), (&[3 << 20][..], &[1 << 20][..]));
     assert_eq!(admission.used_bytes() >> 20, 4);
     first.answer(0);
     second.answer(1);
@@ -165,28 +230,28 @@ async fn a_draining_server_answers_what_it_has_read() {
     let (broker, mut seen) = turns();
     let (up, requests) = mpsc::channel(1);
     let shared = shared(broker);
-    let requests = ReceiverStream::new(requests);
-    let mut answers = publish_stream::open(shared.clone(), Permits::default(), requests);
-    up.send(Ok(request(1, 1))).await.unwrap();
+    let mut answers = open(shared.clone(), ReceiverStream::new(requests));
+    up.send(request(1, 1)).await.unwrap();
     let turn = seen.recv().await.unwrap();
     shared.readiness.set(Phase::Draining);
     turn.answer(3);
     assert_eq!(next(&mut answers).await, (1, Ok(3)));
-    let status = answers.next().await.unwrap().unwrap_err();
+    let status = answers.next().await.unwrap_err();
     assert_eq!((status.code(), reason(&status)), (Code::Unavailable, "DRAINING".to_owned()));
-    assert!(answers.next().await.is_none());
 }
 
 #[tokio::test]
 async fn what_cannot_be_read_ends_the_stream_after_the_answers() {
     let (broker, mut seen) = turns();
-    let requests = tokio_stream::iter([Ok(request(1, 1)), Err(Status::internal("wire type"))]);
-    let mut answers = publish_stream::open(shared(broker), Permits::default(), requests);
+    let requests = [request(1, 1).encode_to_vec(), vec![0xff], request(2, 1).encode_to_vec()];
+    let mut answers = open_bytes(shared(broker), tokio_stream::iter(requests.map(Ok)));
     let turn = seen.recv().await.unwrap();
+    assert_eq!(turn.bytes, [1]);
     turn.answer(3);
     assert_eq!(next(&mut answers).await, (1, Ok(3)));
-    let status = answers.next().await.unwrap().unwrap_err();
+    let status = answers.next().await.unwrap_err();
     assert_eq!((status.code(), reason(&status)), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
+    assert!(seen.try_recv().is_err(), "what follows was published");
 }
 
 #[tokio::test]
@@ -194,8 +259,7 @@ async fn a_broker_that_has_ended_is_told_to_each() {
     let (requests, calls) = mpsc::unbounded_channel();
     drop(calls);
     let broker = Broker::new(requests, Default::default());
-    let requests = tokio_stream::iter([Ok(request(1, 1)), Ok(request(2, 1))]);
-    let mut answers = publish_stream::open(shared(broker), Permits::default(), requests);
+    let mut answers = open(shared(broker), tokio_stream::iter([request(1, 1), request(2, 1)]));
     assert_eq!(next(&mut answers).await, (1, Err("LOG_STOPPED".into())));
     assert_eq!(next(&mut answers).await, (2, Err("LOG_STOPPED".into())));
 }

@@ -23,7 +23,7 @@ use crate::take::{all_ok, first_done, pull_all};
 /// Credit in bytes that never runs out within a run.
 const BYTES_CREDIT: u64 = 1 << 40;
 /// Messages that a stream may be sent ahead of its acks, in batches.
-const CREDIT_BATCHES: u64 = 4;
+const CREDIT_BATCHES: u64 = 20;
 
 pub async fn run(args: &ConsumeArgs) -> Result<Report, Failure> {
     let runs = repeat(args.runs, async || one(args).await).await?;

@@ -1,0 +1,254 @@
+//! The gRPC messages of a request's stream, taken out of HTTP/2's frames as they lie.
+//!
+//! ```text
+//! message  compressed flag u8 (0), length u32 big-endian, protobuf
+//! ```
+//! 1. Memory for a message is taken from the budget when its length is known, before room is made for it. While memory
+//!    is short nothing is read, and HTTP/2's window holds the sender back. Of the frame that was read last the rest is
+//!    kept meanwhile; where that would be too much with those of others, the stream ends.
+//! 2. A message that lies within one frame is a part of that frame: nothing is copied. Only what is cut by a frame's end
+//!    is put together, in room of its own.
+//! 3. A frame stays in memory as long as one of its messages does. Clients send what they have in frames of up to 1 MiB,
+//!    and messages of one stream are let go of in order, so that is about as long as all of them do.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tonic::Status;
+
+use super::admit::{BodyError, PREFIX_BYTES, length_of};
+use super::status::Refusal;
+use crate::admission::{Admission, Early, Permit};
+
+/// A message as it came, and its memory.
+#[derive(Debug)]
+pub struct Incoming {
+    pub bytes: Bytes,
+    pub memory: Permit,
+}
+
+enum State {
+    /// Between messages, or inside a prefix of which `count` bytes have come.
+    Prefix { seen: [u8; PREFIX_BYTES], count: usize },
+    /// A message of `length` bytes waits for memory.
+    Waiting { memory: Pin<Box<dyn Future<Output = Permit> + Send>>, length: usize, _early: Early },
+    /// Inside a message of `length` bytes; those of earlier frames are in `begun`.
+    Message { memory: Permit, length: usize, begun: BytesMut },
+}
+
+const BETWEEN: State = State::Prefix { seen: [0; PREFIX_BYTES], count: 0 };
+
+/// See the module's header.
+pub struct IncomingStream<B> {
+    body: B,
+    admission: Admission,
+    state: State,
+    /// Of the last frame, what has not been looked at.
+    rest: Bytes,
+}
+
+impl<B> IncomingStream<B>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Unpin,
+{
+    pub fn new(body: B, admission: Admission) -> Self {
+        Self { body, admission, state: BETWEEN, rest: Bytes::new() }
+    }
+
+    /// The next message; none at the stream's end. After an error there is nothing more to come.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Incoming, Status>>> {
+        loop {
+            match &mut self.state {
+                State::Waiting { memory, length, .. } => {
+                    let (memory, length) = (ready!(memory.as_mut().poll(cx)), *length);
+                    self.state = State::Message { memory, length, begun: BytesMut::new() };
+                }
+                State::Message { .. } => {
+                    if let Some(message) = self.take() {
+                        return Poll::Ready(Some(Ok(message)));
+                    }
+                    if !ready!(self.poll_frame(cx))? {
+                        return Poll::Ready(Some(Err(cut_short())));
+                    }
+                }
+                State::Prefix { .. } if !self.rest.is_empty() => self.look()?,
+                State::Prefix { count, .. } => {
+                    let between = *count == 0;
+                    if !ready!(self.poll_frame(cx))? {
+                        return Poll::Ready(if between { None } else { Some(Err(cut_short())) });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for more bytes; false at the body's end.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Status>> {
+        Poll::Ready(match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            // Trailers say nothing here, and the end follows.
+            Some(Ok(frame)) => {
+                self.rest = frame.into_data().unwrap_or_default();
+                Ok(true)
+            }
+            Some(Err(error)) => Err(Status::from_error(error.into())),
+            None => Ok(false),
+        })
+    }
+
+    /// Looks at the bytes of a prefix. When it is whole, memory is taken for its message.
+    fn look(&mut self) -> Result<(), Refusal> {
+        let State::Prefix { seen, count } = &mut self.state else { return Ok(()) };
+        let take = (PREFIX_BYTES - *count).min(self.rest.len());
+        self.rest.copy_to_slice(&mut seen[*count..*count + take]);
+        *count += take;
+        if *count < PREFIX_BYTES {
+            return Ok(());
+        }
+        if seen[0] != 0 {
+            let why = "is compressed; send it as it is".to_owned();
+            return Err(Refusal::Invalid { field: "request".to_owned(), why });
+        }
+        let bytes = length_of(seen)?;
+        let length = usize::try_from(bytes).expect("the largest request fits memory");
+        self.state = match self.admission.try_admit(bytes) {
+            Some(memory) => State::Message { memory, length, begun: BytesMut::new() },
+            None => {
+                let _early = self.admission.keep_early(self.rest.len() as u64, bytes)?;
+                let admission = self.admission.clone();
+                let memory = Box::pin(async move { admission.wait(bytes).await });
+                State::Waiting { memory, length, _early }
+            }
+        };
+        Ok(())
+    }
+
+    /// The message, if all of it is there; otherwise what is there is kept.
+    fn take(&mut self) -> Option<Incoming> {
+        let State::Message { length, begun, .. } = &mut self.state else { return None };
+        let missing = *length - begun.len();
+        let bytes = if begun.is_empty() && self.rest.len() >= missing {
+            self.rest.split_to(missing)
+        } else {
+            // Does nothing from the second time on.
+            begun.reserve(missing);
+            let part = self.rest.split_to(missing.min(self.rest.len()));
+            begun.extend_from_slice(&part);
+            if begun.len() < *length {
+                return None;
+            }
+            std::mem::take(begun).freeze()
+        };
+        match std::mem::replace(&mut self.state, BETWEEN) {
+            State::Message { memory, .. } => Some(Incoming { bytes, memory }),
+            _ => unreachable!("matched above"),
+        }
+    }
+}
+
+fn cut_short() -> Status {
+    let why = "ends within a message".to_owned();
+    Refusal::Invalid { field: "request".to_owned(), why }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use http_body::Frame;
+
+    use super::*;
+
+    /// Chunks as DATA frames; the last poll ends the body.
+    struct Chunks(VecDeque<Bytes>);
+
+    impl http_body::Body for Chunks {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            Poll::Ready(self.0.pop_front().map(|chunk| Ok(Frame::data(chunk))))
+        }
+    }
+
+    fn framed(length: usize) -> Vec<u8> {
+        let mut bytes = vec![0];
+        bytes.extend((length as u32).to_be_bytes());
+        bytes.extend((0..length).map(|at| at as u8));
+        bytes
+    }
+
+    fn stream(bytes: &[u8], chunk: usize, admission: &Admission) -> IncomingStream<Chunks> {
+        let chunks = bytes.chunks(chunk).map(Bytes::copy_from_slice).collect();
+        IncomingStream::new(Chunks(chunks), admission.clone())
+    }
+
+    async fn next(stream: &mut IncomingStream<Chunks>) -> Option<Result<Incoming, Status>> {
+        std::future::poll_fn(|cx| stream.poll_next(cx)).await
+    }
+
+    #[tokio::test]
+    async fn however_they_are_cut_messages_come_whole_and_with_their_memory() {
+        let lengths = [3, 0, 2_000, 1, 0, 5_000];
+        let bytes: Vec<u8> = lengths.into_iter().flat_map(framed).collect();
+        for chunk in [1, 2, 3, 7, 100, 4_096, bytes.len()] {
+            let admission = Admission::new(1 << 20, 0);
+            let mut stream = stream(&bytes, chunk, &admission);
+            let mut messages = Vec::new();
+            while let Some(message) = next(&mut stream).await {
+                messages.push(message.unwrap());
+            }
+            let came: Vec<&[u8]> = messages.iter().map(|message| &message.bytes[..]).collect();
+            assert_eq!(came, lengths.map(|length| framed(length).split_off(PREFIX_BYTES)), "in chunks of {chunk}");
+            // Counted in whole KiB: 1, 0, 2, 1, 0 and 5.
+            let mut used = vec![admission.used_bytes() >> 10];
+            for message in messages {
+                drop(message);
+                used.push(admission.used_bytes() >> 10);
+            }
+            assert_eq!(used, [9, 8, 8, 6, 5, 5, 0], "in chunks of {chunk}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_lies_in_one_frame_is_not_copied() {
+        let chunk: Bytes = [1_000, 2_000].into_iter().flat_map(framed).collect::<Vec<u8>>().into();
+        let admission = Admission::new(1 << 20, 0);
+        let mut stream = IncomingStream::new(Chunks([chunk.clone()].into()), admission);
+        for at in [PREFIX_BYTES, 2 * PREFIX_BYTES + 1_000] {
+            let message = next(&mut stream).await.unwrap().unwrap();
+            assert_eq!(message.bytes.as_ptr(), chunk[at..].as_ptr());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_without_memory_waits() {
+        let bytes: Vec<u8> = [1_000, 2_000].into_iter().flat_map(framed).collect();
+        let admission = Admission::new(2 << 10, 0);
+        let mut stream = stream(&bytes, bytes.len(), &admission);
+        let first = next(&mut stream).await.unwrap().unwrap();
+        let waiting = tokio::time::timeout(std::time::Duration::from_millis(20), next(&mut stream)).await;
+        assert!(waiting.is_err(), "a message passed without memory");
+        drop(first);
+        assert_eq!(next(&mut stream).await.unwrap().unwrap().bytes.len(), 2_000);
+        assert!(next(&mut stream).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_no_message_of_ours_is_refused() {
+        let admission = Admission::new(1 << 20, 0);
+        for (bytes, why) in [
+            (&[0, 0xff, 0, 0, 0, 1][..], "request has 4278190080 bytes"),
+            (&[1, 0, 0, 0, 1, 7], "request: is compressed"),
+            (&[0, 0, 0], "request: ends within a message"),
+            (&[0, 0, 0, 0, 3, 7], "request: ends within a message"),
+        ] {
+            let status = next(&mut stream(bytes, 2, &admission)).await.unwrap().unwrap_err();
+            assert!(status.message().starts_with(why), "{status:?}");
+            assert_eq!(admission.used_bytes(), 0);
+        }
+    }
+}
