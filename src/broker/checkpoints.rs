@@ -1,19 +1,19 @@
 //! When checkpoints are taken, and of what.
 //!
 //! One is due whenever the log has begun a segment, and after [`CHANGES_MAX`] changes: a few bytes can say much that
-//! the next start must do again. The queues that have changed since the last one are encoded in one turn, right behind
-//! everything that was submitted; the log then says where that place is once all of it is durable, and only then is the
-//! checkpoint written, in the background. So a checkpoint never holds what the disk could still lose. What was not
-//! written, for want of space, has changed since the last one still. While messages that damage has stranded are looked
-//! for there is none: the next start would not know of the damage.
+//! the next start must do again. It is of one moment, right behind everything that was submitted: the queues that have
+//! changed since the last one are encoded as they are then, over as many turns as it takes ([`super::imaging`]). The log
+//! says where that place is once all of it is durable, and only then is the checkpoint written, in the background. So a
+//! checkpoint never holds what the disk could still lose. What was not written, for want of space, has changed since the
+//! last one still. While messages that damage has stranded are looked for there is none: the next start would not know
+//! of the damage.
 
-use super::needs::Noted;
-use super::replica::image_of;
+use super::imaging::{Imaging, Made};
 use super::shell::Shell;
 use crate::clock::Now;
-use crate::core::Event;
+use crate::core::{Event, State};
 use crate::ids::QueueId;
-use crate::log::{Checkpoint, CheckpointEnd, Live, Mark, Parts};
+use crate::log::{Checkpoint, CheckpointEnd, Mark};
 
 /// Changes of single messages that a start may have to apply again, besides those of one checkpoint's time.
 pub const CHANGES_MAX: u64 = 250_000;
@@ -28,17 +28,10 @@ pub struct Checkpoints {
 
 enum Stage {
     Idle,
-    /// The log has been asked for the place that belongs to what was encoded.
-    Marking(Encoded),
+    /// The log has been asked for the place, and has told it or not.
+    Imaging(Box<Imaging>, Option<Mark>),
     /// With the parts of these queues.
     Writing(Vec<QueueId>),
-}
-
-struct Encoded {
-    changed: Vec<QueueId>,
-    head: Vec<u8>,
-    parts: Parts,
-    noted: Noted,
 }
 
 impl Checkpoints {
@@ -57,17 +50,23 @@ impl Checkpoints {
         matches!(self.stage, Stage::Idle)
     }
 
-    /// Ends the wait for the log's word.
-    fn marked(&mut self, mark: Mark, live: Live) -> Option<(Checkpoint, Noted)> {
-        match std::mem::replace(&mut self.stage, Stage::Idle) {
-            Stage::Marking(Encoded { changed, head, parts, noted }) => {
-                self.stage = Stage::Writing(changed);
-                Some((Checkpoint { mark, head, parts, live }, noted))
-            }
-            other => {
-                self.stage = other;
-                None
-            }
+    /// Whether there is something to do in the next turn.
+    pub fn has_work(&self) -> bool {
+        matches!(&self.stage, Stage::Imaging(imaging, mark) if mark.is_some() || !imaging.is_encoded())
+    }
+
+    #[cfg(test)]
+    pub fn queues_to_encode(&self) -> usize {
+        match &self.stage {
+            Stage::Imaging(imaging, _) => imaging.left(),
+            Stage::Idle | Stage::Writing(_) => 0,
+        }
+    }
+
+    /// Keeps what the event is about to change, if it belongs to the checkpoint that is being made.
+    pub fn keep(&mut self, state: &State, event: &Event) {
+        if let Stage::Imaging(imaging, _) = &mut self.stage {
+            imaging.keep(state, event);
         }
     }
 
@@ -75,7 +74,7 @@ impl Checkpoints {
     fn ended(&mut self) -> Vec<QueueId> {
         match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Writing(changed) => changed,
-            Stage::Idle | Stage::Marking(_) => Vec::new(),
+            Stage::Idle | Stage::Imaging(..) => Vec::new(),
         }
     }
 }
@@ -89,16 +88,34 @@ impl Shell {
         self.checkpoints.due = false;
         self.checkpoints.changes = 0;
         let changed = self.state.take_changed();
-        let (head, parts) = image_of(&self.state, changed.iter().copied());
-        let noted = Noted::of(&self.state, changed.iter().copied());
-        self.checkpoints.stage = Stage::Marking(Encoded { changed, head, parts, noted });
+        let imaging = Imaging::begin(&self.state, changed);
+        self.checkpoints.stage = Stage::Imaging(Box::new(imaging), None);
         self.commits.mark(&self.log, now.log_us);
     }
 
-    pub(super) fn marked(&mut self, mark: Mark) {
-        if let Some((checkpoint, noted)) = self.checkpoints.marked(mark, self.needs.live()) {
-            self.needs.take(noted);
-            self.log.checkpoint(checkpoint);
+    pub(super) fn marked(&mut self, place: Mark) {
+        if let Stage::Imaging(_, mark) = &mut self.checkpoints.stage {
+            *mark = Some(place);
+        }
+    }
+
+    /// One turn's work on the checkpoint that is being made.
+    pub(super) fn go_on_with_checkpoint(&mut self) {
+        match std::mem::replace(&mut self.checkpoints.stage, Stage::Idle) {
+            Stage::Imaging(mut imaging, mark) if !imaging.is_encoded() => {
+                imaging.encode_some(&self.state);
+                self.checkpoints.stage = Stage::Imaging(imaging, mark);
+            }
+            Stage::Imaging(mut imaging, Some(mark)) => {
+                if !imaging.tell_some(&self.needs) {
+                    self.checkpoints.stage = Stage::Imaging(imaging, Some(mark));
+                    return;
+                }
+                let Made { queues, head, parts } = imaging.made();
+                self.checkpoints.stage = Stage::Writing(queues);
+                self.log.checkpoint(Checkpoint { mark, head, parts, live: self.needs.live() });
+            }
+            other => self.checkpoints.stage = other,
         }
     }
 

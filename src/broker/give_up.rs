@@ -365,7 +365,7 @@ impl Shell {
             .map(|event| match event {
                 Event::Published(run) => self.store(run, parts.take().into_iter().collect()),
                 event => {
-                    self.state.apply(event);
+                    self.apply(event);
                     event_codec::encode(event)
                 }
             })

@@ -23,6 +23,7 @@ mod consumers;
 mod due;
 pub mod follow;
 mod give_up;
+mod imaging;
 mod locate;
 mod needs;
 mod open;

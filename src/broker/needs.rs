@@ -29,20 +29,31 @@ struct NeededOfQueue {
 }
 
 impl Noted {
-    /// These queues as they are now; those that are not there are deleted.
-    pub fn of(state: &State, queues: impl IntoIterator<Item = QueueId>) -> Self {
-        let first_run =
-            |id: &SubscriptionId| Some((*id, state.subscription(*id)?.delivery.spilled().first()));
-        let needed = |id| {
-            let queue = state.queue(id)?;
-            let first_runs = queue.subscriptions.values().filter_map(first_run).collect();
-            Some(NeededOfQueue { first: queue.first_offset, first_runs })
-        };
+    /// No queues; what is made later than now is not known.
+    pub fn now(state: &State) -> Self {
         Self {
-            queues: queues.into_iter().map(|id| (id, needed(id))).collect(),
+            queues: Vec::new(),
             last_queue: QueueId(state.next_queue_id().0 - 1),
             last_subscription: SubscriptionId(state.next_subscription_id().0 - 1),
         }
+    }
+
+    /// Notes a queue as it is now; one that is not there is deleted.
+    pub fn note(&mut self, state: &State, id: QueueId) {
+        let first_run =
+            |id: &SubscriptionId| Some((*id, state.subscription(*id)?.delivery.spilled().first()));
+        let needed = state.queue(id).map(|queue| NeededOfQueue {
+            first: queue.first_offset,
+            first_runs: queue.subscriptions.values().filter_map(first_run).collect(),
+        });
+        self.queues.push((id, needed));
+    }
+
+    /// These queues as they are now.
+    pub fn of(state: &State, queues: impl IntoIterator<Item = QueueId>) -> Self {
+        let mut noted = Self::now(state);
+        queues.into_iter().for_each(|id| noted.note(state, id));
+        noted
     }
 }
 
@@ -69,11 +80,16 @@ impl Needs {
     }
 
     /// Takes in what is durable.
-    pub fn take(&self, noted: Noted) {
+    pub fn take(&self, mut noted: Noted) {
+        while !self.take_some(&mut noted, usize::MAX) {}
+    }
+
+    /// Takes some queues in; whether they were the last ones. Until then those that were made since the last time are
+    /// unknown, or needed as far as was noted.
+    pub fn take_some(&self, noted: &mut Noted, count: usize) -> bool {
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        known.last_queue = noted.last_queue;
-        known.last_subscription = noted.last_subscription;
-        for (id, needed) in noted.queues {
+        let rest = noted.queues.len().saturating_sub(count);
+        for (id, needed) in noted.queues.drain(rest..) {
             known.forget(id);
             if let Some(needed) = needed {
                 known.queues.insert(id, needed.first);
@@ -81,6 +97,11 @@ impl Needs {
                 known.first_runs.extend(needed.first_runs);
             }
         }
+        if rest == 0 {
+            known.last_queue = noted.last_queue;
+            known.last_subscription = noted.last_subscription;
+        }
+        rest == 0
     }
 
     /// For the log.
@@ -158,7 +179,10 @@ mod tests {
         assert!(live(second, Offset(3)) && live(third, Offset(1)));
         let changed = state.take_changed();
         assert_eq!(changed, [first, second, third]);
-        needs.take(Noted::of(&state, changed));
+        let mut noted = Noted::of(&state, [third, second, first]);
+        while !needs.take_some(&mut noted, 1) {
+            assert!(live(third, Offset(1)), "it is not told yet, or needed");
+        }
         assert_eq!([2, 3].map(|end| live(first, Offset(end))), [false, true]);
         assert!(!live(second, Offset(3)), "the queue is gone");
         assert!(live(third, Offset(1)) && live(third.next(), Offset(1)), "a queue that is made later");

@@ -91,7 +91,7 @@ impl Shell {
 
     /// Applies one run, keeps it for consumers that keep up, and makes its record.
     pub(super) fn store(&mut self, run: &PublishedRun, parts: Vec<StoredParts>) -> Record {
-        self.state.apply(&Event::Published(run.clone()));
+        self.apply(&Event::Published(run.clone()));
         let queue_uid = self.state.queue(run.queue).expect("it was just published to").uid;
         self.cache.insert(queue_uid, run, &parts);
         event_codec::publish_record(run, parts)

@@ -51,13 +51,16 @@ pub fn image_of(state: &State, queues: impl IntoIterator<Item = QueueId>) -> (Ve
     let (mut head, mut parts) = (Vec::new(), Parts::default());
     snapshot::put_head(&mut head, state);
     for id in queues {
-        parts.put(id.0, |out| {
-            if let Some(queue) = state.queue(id) {
-                snapshot::put_part(out, state, queue);
-            }
-        });
+        parts.put(id.0, |out| put_part(out, state, id));
     }
     (head, parts)
+}
+
+/// The part of a queue; nothing if it is gone.
+pub fn put_part(out: &mut Vec<u8>, state: &State, id: QueueId) {
+    if let Some(queue) = state.queue(id) {
+        snapshot::put_part(out, state, queue);
+    }
 }
 
 impl StateMachine for Replica {

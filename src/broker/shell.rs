@@ -29,6 +29,9 @@ use crate::log::{Log, LogError, LogEvent, Placed, Room};
 /// Calls taken in one turn; bounds the time that the runtime's other tasks wait.
 const CALLS_PER_TURN: usize = 256;
 
+/// Timers that are looked at in one turn; the others that are due have the next one.
+pub(super) const TIMERS_PER_TURN: usize = 64;
+
 /// See [`super`].
 pub struct Shell {
     pub(super) state: State,
@@ -94,7 +97,7 @@ impl Shell {
                     }
                 }
                 () = timer => {}
-                () = std::future::ready(()), if !self.dirty.is_empty() => {}
+                () = std::future::ready(()), if self.has_work() => {}
             }
             let now = self.clock.now();
             self.wake(now);
@@ -102,10 +105,16 @@ impl Shell {
             self.take_turns(now);
             self.commits.flush(&self.log, now.log_us);
             self.begin_checkpoint(now);
-            if !self.dirty.is_empty() {
+            self.go_on_with_checkpoint();
+            if self.has_work() {
                 tokio::task::yield_now().await;
             }
         }
+    }
+
+    /// Whether there is something to do in the next turn, whatever comes.
+    fn has_work(&self) -> bool {
+        !self.dirty.is_empty() || self.checkpoints.has_work()
     }
 
     /// Takes calls in order, publishes that follow each other together; up to the call that closes the broker, if
@@ -277,13 +286,19 @@ impl Shell {
         }
     }
 
+    /// Changes the state by what has happened; a checkpoint that is being made keeps what was before.
+    pub(super) fn apply(&mut self, event: &Event) {
+        self.checkpoints.keep(&self.state, event);
+        self.state.apply(event);
+    }
+
     /// Makes decided events true, and adds their records to the next commit.
     pub(super) fn enact(&mut self, events: &[Event], now: Now) {
         if events.is_empty() {
             return;
         }
         self.checkpoints.count(events);
-        events.iter().for_each(|event| self.state.apply(event));
+        events.iter().for_each(|event| self.apply(event));
         let records = events.iter().map(event_codec::encode).collect();
         self.commits.add(records, &self.log, now.log_us);
     }
@@ -292,7 +307,7 @@ impl Shell {
     pub(super) fn enact_lazily(&mut self, events: &[Event], now: Now) {
         self.checkpoints.count(events);
         for event in events {
-            self.state.apply(event);
+            self.apply(event);
             self.commits.add_lazily(event_codec::encode(event), &self.log, now.log_us);
         }
     }
@@ -342,8 +357,9 @@ impl Shell {
         due.map(|log_us| self.clock.instant_of(log_us))
     }
 
-    fn wake(&mut self, now: Now) {
-        while let Some(key) = self.timers.pop(now.log_us) {
+    pub(super) fn wake(&mut self, now: Now) {
+        for _ in 0..TIMERS_PER_TURN {
+            let Some(key) = self.timers.pop(now.log_us) else { return };
             match key {
                 Key::Subscription(id) => self.come_due(id, now),
                 Key::Checkpoint => self.checkpoints.due = true,

@@ -45,6 +45,11 @@ impl Timers {
         }
     }
 
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
     pub fn next_us(&self) -> Option<u64> {
         self.by_time.first().map(|(due_us, _)| *due_us)
     }

@@ -111,6 +111,31 @@ pub enum Event {
 }
 
 impl Event {
+    /// The queue that it is of; the start of a server is of none.
+    pub fn queue(&self) -> Option<QueueId> {
+        match self {
+            Event::QueueCreated(created) => Some(created.queue),
+            Event::SubscriptionCreated(created) => Some(created.queue),
+            Event::Published(run) => Some(run.queue),
+            Event::QueueDeleted { queue }
+            | Event::SubscriptionDeleted { queue, .. }
+            | Event::Leased { queue, .. }
+            | Event::LeaseExtended { queue, .. }
+            | Event::Acked { queue, .. }
+            | Event::Requeued { queue, .. }
+            | Event::DeadLettered { queue, .. }
+            | Event::Purged { queue, .. }
+            | Event::Cancelled { queue, .. }
+            | Event::Spilled { queue, .. }
+            | Event::Recalled { queue, .. }
+            | Event::QueueUpdated { queue, .. }
+            | Event::SubscriptionUpdated { queue, .. }
+            | Event::Paused { queue, .. }
+            | Event::Resumed { queue, .. } => Some(*queue),
+            Event::Started { .. } => None,
+        }
+    }
+
     /// About how many changes of single messages it is worth, to those who apply it.
     pub fn changes(&self) -> u64 {
         match self {

@@ -260,6 +260,18 @@ impl State {
         }
     }
 
+    /// The only queue that an event changes when it is applied; none if it may change any of them.
+    pub fn changes(&self, event: &Event) -> Option<QueueId> {
+        match event {
+            Event::Published(PublishedRun { request: Some(request), .. })
+                if self.looks_for_idle_producers(request.log_us) =>
+            {
+                None
+            }
+            event => event.queue(),
+        }
+    }
+
     fn queue_created(&mut self, created: &QueueCreated) {
         assert_eq!(created.queue, self.next_queue_id(), "queue ids are dense");
         self.counters.last_queue = created.queue;
@@ -339,7 +351,7 @@ impl State {
 
     /// Looks for idle producers a few times in their lifetime, by the log's clock alone.
     fn expire_producers(&mut self, log_us: u64) {
-        if log_us < self.counters.producers_expired_us + PRODUCER_IDLE_US / 4 {
+        if !self.looks_for_idle_producers(log_us) {
             return;
         }
         self.counters.producers_expired_us = log_us;
@@ -350,6 +362,10 @@ impl State {
             of_queue > 0
         });
         self.producers -= expired;
+    }
+
+    fn looks_for_idle_producers(&self, log_us: u64) -> bool {
+        log_us >= self.counters.producers_expired_us + PRODUCER_IDLE_US / 4
     }
 
     fn finished(&mut self, queue: QueueId, subscription: SubscriptionId, runs: &[OffsetRun]) {

@@ -56,7 +56,9 @@ pub async fn serve_connections(
         };
         let window = windows.take();
         let mut http2 = http2.clone();
-        http2.initial_stream_window_size(window.stream_bytes()).initial_connection_window_size(window.bytes());
+        http2
+            .initial_stream_window_size(window.stream_bytes())
+            .initial_connection_window_size(window.bytes());
         let served = graceful.watch(http2.serve_connection(TokioIo::new(connection), edge.clone()));
         tokio::spawn(async move {
             let _window = window;

@@ -5,7 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::SEGMENT_BYTES;
-use crate::broker::shell::{Inbox, Shell};
+use crate::broker::api::ConsumerId;
+use crate::broker::imaging::QUEUES_PER_TURN;
+use crate::broker::shell::{Inbox, Shell, TIMERS_PER_TURN};
+use crate::broker::timers::Key;
 use crate::core::types::QueueConfig;
 use crate::core::{admin, pause};
 use crate::disk::RealDisk;
@@ -49,6 +52,23 @@ impl Turns {
         }
     }
 
+    fn resume(&mut self, names: impl IntoIterator<Item = QueueName>) {
+        let now = self.shell.clock.now();
+        for queue in names {
+            let target = pause::Target { queue, subscription: None };
+            let decision = pause::resume(&self.shell.state, &target).unwrap();
+            self.shell.enact(&decision.events, now);
+        }
+    }
+
+    fn delete(&mut self, names: impl IntoIterator<Item = QueueName>) {
+        let now = self.shell.clock.now();
+        for queue in names {
+            let decision = admin::delete_queue(&self.shell.state, &queue, None).unwrap();
+            self.shell.enact(&decision.events, now);
+        }
+    }
+
     fn paused(&self) -> Vec<usize> {
         (0..QUEUES).filter(|n| self.shell.state.queue_named(&name(*n)).unwrap().pause.is_some()).collect()
     }
@@ -61,7 +81,25 @@ impl Turns {
         let before = figures();
         self.shell.checkpoints.due = true;
         self.shell.begin_checkpoint(self.shell.clock.now());
+        self.written(before, told).await
+    }
+
+    /// Encodes as much as one turn does; how many queues that were.
+    fn encode(&mut self) -> usize {
+        let left = |turns: &Self| turns.shell.checkpoints.queues_to_encode();
+        let before = left(self);
+        self.shell.go_on_with_checkpoint();
+        before - left(self)
+    }
+
+    /// The rest of a checkpoint.
+    async fn written(&mut self, before: (u64, u64), told: Option<CheckpointEnd>) -> (u64, u64) {
+        let counters = self.shell.log.counters();
+        let figures = || (counters.checkpoint_parts.get(), counters.checkpoint_bytes.get());
         loop {
+            while self.shell.checkpoints.has_work() {
+                assert!(self.encode() <= QUEUES_PER_TURN);
+            }
             let event = self.inbox.log_events.recv().await.unwrap();
             if let LogEvent::CheckpointEnded(end) = event {
                 assert_eq!(end, CheckpointEnd::Written);
@@ -98,6 +136,51 @@ async fn a_checkpoint_costs_what_has_changed_also_after_a_start() {
     let mut turns = open(dir.path());
     assert_eq!(turns.checkpoint(None).await.0, 0, "what was not durable is not there");
     assert_eq!(turns.paused(), (0..10).chain(20..25).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_of_one_moment_however_many_turns_it_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut turns = open(dir.path());
+    turns.create(0..QUEUES);
+    turns.checkpoint(None).await;
+    turns.pause(0..QUEUES / 2);
+    turns.shell.checkpoints.due = true;
+    turns.shell.begin_checkpoint(turns.shell.clock.now());
+    assert_eq!(turns.encode(), QUEUES_PER_TURN);
+    // Nothing of this is durable, and nothing of it belongs to the checkpoint, wherever that has come to.
+    let last = QUEUES / 2 - 1;
+    let gone = [0, 1, QUEUES_PER_TURN + 5, last].map(name);
+    turns.resume([2, QUEUES_PER_TURN + 1, last - 1].map(name));
+    turns.delete(gone.clone());
+    turns.create(QUEUES..QUEUES + 1);
+    turns.pause(QUEUES - 1..QUEUES);
+    turns.written((0, 0), None).await;
+    drop(turns);
+    let mut turns = open(dir.path());
+    assert_eq!(turns.paused(), (0..QUEUES / 2).collect::<Vec<_>>());
+    assert!(turns.shell.state.queue_named(&name(QUEUES)).is_err());
+    // What changed meanwhile is given the next time.
+    turns.pause(QUEUES / 2..QUEUES / 2 + 1);
+    turns.shell.checkpoints.due = true;
+    turns.shell.begin_checkpoint(turns.shell.clock.now());
+    turns.pause(QUEUES / 2 + 1..QUEUES / 2 + 2);
+    turns.written((0, 0), None).await;
+    assert_eq!(turns.checkpoint(None).await.0, 1);
+    drop(turns);
+    assert_eq!(open(dir.path()).paused(), (0..QUEUES / 2 + 2).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_comes_due_at_once_is_looked_at_over_several_turns() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut turns = open(dir.path());
+    (0..1_000).for_each(|n| turns.shell.timers.set(Key::Pull(ConsumerId(n)), 1));
+    let now = turns.shell.clock.now();
+    for turn in 1..=3 {
+        turns.shell.wake(now);
+        assert_eq!(turns.shell.timers.len(), 1_000 - turn * TIMERS_PER_TURN);
+    }
 }
 
 #[tokio::test]

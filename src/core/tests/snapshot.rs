@@ -8,11 +8,13 @@ use super::harness::*;
 use crate::core::consume::Handed;
 use crate::core::dead_letter::{self, FreshUids, Letter};
 use crate::core::event::Event;
+use crate::core::publish::LaneRun;
 use crate::core::snapshot::{Decoding, SnapshotError, put_head, put_part};
 use crate::core::state::State;
 use crate::core::types::*;
-use crate::core::{admin, pause, remove, settle};
+use crate::core::{admin, pause, publish, remove, settle};
 use crate::ids::{Offset, QueueId, Uid};
+use crate::limits::PRODUCER_IDLE_US;
 use crate::record::Lane;
 
 /// A snapshot, whole.
@@ -266,6 +268,19 @@ proptest! {
         }
     }
 
+    /// Of an event it is known beforehand which queue it changes.
+    #[test]
+    fn an_event_changes_the_queue_alone_that_it_says(steps in steps(300)) {
+        let walk = walked(steps);
+        let mut state = State::default();
+        for event in &walk.shard.log {
+            let told = state.changes(event);
+            state.apply(event);
+            let changed = state.take_changed();
+            prop_assert!(told.is_none() || changed.iter().all(|queue| Some(*queue) == told), "{:?}", event);
+        }
+    }
+
     #[test]
     fn any_bytes_are_read_without_panic(bytes: Vec<u8>) {
         for bytes in [[&[1, 0], &bytes[..]].concat(), bytes] {
@@ -296,6 +311,25 @@ proptest! {
             prop_assert_eq!(image_of(&again.decode().unwrap()), again);
         }
     }
+}
+
+#[test]
+fn a_publish_that_looks_for_idle_producers_may_change_any_queue() {
+    let mut shard = Shard::default();
+    let ids = QUEUES.map(|name| shard.create_queue(name).unwrap());
+    shard.publish("q", 1, Some(stamp("idle", 1, 1))).unwrap();
+    shard.state.take_changed();
+    shard.now.log_us += 2 * PRODUCER_IDLE_US;
+    let publish = |shard: &Shard, sequence| {
+        let run = LaneRun { lane: Lane::default(), count: 1, bytes: 1 };
+        let stamp = Some(stamp("busy", 1, sequence));
+        publish::publish(&shard.state, &queue_name("r"), &[run], stamp, shard.now).unwrap()
+    };
+    let decision = publish(&shard, 1);
+    assert_eq!(shard.state.changes(&decision.events[0]), None);
+    shard.enact(decision);
+    assert_eq!(shard.state.take_changed(), ids[..2]);
+    assert_eq!(shard.state.changes(&publish(&shard, 2).events[0]), Some(ids[1]));
 }
 
 #[test]

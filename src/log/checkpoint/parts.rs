@@ -32,6 +32,11 @@ impl Parts {
         self.ends.len()
     }
 
+    /// Of all parts together.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
