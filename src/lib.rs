@@ -18,6 +18,7 @@
 //! | Module | For |
 //! |---|---|
 //! | [`ids`], [`names`], [`limits`], [`clock`] | what everything speaks of |
+//! | [`host`] | threads, clocks and randomness of the machine |
 //! | [`record`] | the formats of what is stored, byte by byte |
 //! | [`disk`] | the narrow trait under the log |
 //! | [`core`] | the pure state machine: queues, leases, de-duplication |
@@ -40,6 +41,7 @@ pub mod config;
 pub mod core;
 pub mod disk;
 pub mod embedded;
+pub mod host;
 pub mod ids;
 pub mod limits;
 pub mod log;

@@ -20,9 +20,9 @@ impl Shell {
         now: Now,
         reply: Reply<QueueView>,
     ) {
-        let default_subscription = default_subscription.then(Uid::random);
-        let decision =
-            admin::create_queue(&self.state, name, config, Uid::random(), default_subscription, now);
+        let uid = || Uid(self.host.random());
+        let default_subscription = default_subscription.then(uid);
+        let decision = admin::create_queue(&self.state, name, config, uid(), default_subscription, now);
         self.enact_and_answer(decision, now, reply, |shell, id| shell.existing_queue(id).view());
     }
 
@@ -70,7 +70,8 @@ impl Shell {
         now: Now,
         reply: Reply<SubscriptionView>,
     ) {
-        let decision = admin::create_subscription(&self.state, name, config, start, Uid::random(), now);
+        let uid = Uid(self.host.random());
+        let decision = admin::create_subscription(&self.state, name, config, start, uid, now);
         let reply = self.aged(reply, now, view_stats);
         self.enact_and_answer(decision, now, reply, |shell, id| {
             let subscription = shell.state.subscription(id).expect("it was just created");

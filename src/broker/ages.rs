@@ -7,6 +7,7 @@ use super::api::{BrokerError, Reply};
 use super::shell::Shell;
 use crate::clock::Now;
 use crate::core::types::SubscriptionStats;
+use crate::host::Host;
 use crate::ids::QueueId;
 use crate::log::Index;
 
@@ -25,12 +26,12 @@ impl Shell {
         figures: Figures<T>,
     ) -> Reply<Ageless<T>> {
         let (ageless, ready) = oneshot::channel();
-        let index = self.log.index();
+        let (host, index) = (self.host.clone(), self.log.index());
         // Should the broker end first, `reply` is dropped, and its caller learns of the end.
         tokio::spawn(async move {
             let Ok(result) = ready.await else { return };
             let result = match result {
-                Ok(answer) => fill(index, answer, now, figures).await,
+                Ok(answer) => fill(&*host, index, answer, now, figures).await,
                 Err(error) => Err(error),
             };
             // A caller that has gone away wants no answer.
@@ -41,6 +42,7 @@ impl Shell {
 }
 
 async fn fill<T: Send + 'static>(
+    host: &dyn Host,
     index: Index,
     (queue, mut answer): Ageless<T>,
     now: Now,
@@ -49,14 +51,16 @@ async fn fill<T: Send + 'static>(
     if figures(&mut answer).iter().all(|stats| stats.backlog_messages == 0) {
         return Ok(answer);
     }
-    let filling = tokio::task::spawn_blocking(move || {
+    let (done, filling) = oneshot::channel();
+    host.spawn_blocking(Box::new(move || {
         for stats in figures(&mut answer).into_iter().filter(|stats| stats.backlog_messages > 0) {
             // The oldest may not be on disk yet, or be damaged: then it has no age.
             let plan = index.plan(queue, &[stats.ack_floor], 0).ok();
             let published_us = plan.and_then(|plan| Some(plan.pieces.first()?.publish_time_us));
             stats.oldest_age_us = published_us.map_or(0, |at| now.wall_us.saturating_sub(at));
         }
-        answer
-    });
+        // Who asked may have gone.
+        let _ = done.send(answer);
+    }));
     Ok(filling.await.expect("looking into the index does not panic"))
 }

@@ -21,7 +21,7 @@ use super::pump::DAMAGED_RETRY_US;
 use super::reads::{Found, Purpose};
 use super::shell::Shell;
 use crate::admission::Permit;
-use crate::clock::{Now, wall_us};
+use crate::clock::Now;
 use crate::core::dead_letter::{self, FreshUids, Letter};
 use crate::core::publish::LaneRun;
 use crate::core::settle::{self, AckToken, GivenUp};
@@ -334,7 +334,7 @@ impl Shell {
             return Settled::Stale;
         }
         let refused = |why: String| Settled::Refused { why };
-        let Some(parts) = dead_letter_parts(queue, subscription, given_up, &message) else {
+        let Some(parts) = dead_letter_parts(queue, subscription, given_up, &message, now) else {
             return refused(
                 "the message's metadata is damaged; check the disk, and cancel the message to give it up"
                     .to_owned(),
@@ -342,7 +342,7 @@ impl Shell {
         };
         let bytes = (parts.meta.len() + parts.body.len()) as u64;
         let letter = Letter { offset: token.offset, lane: message.lane, bytes };
-        let fresh = FreshUids { queue: Uid::random(), subscription: Uid::random() };
+        let fresh = FreshUids { queue: Uid(self.host.random()), subscription: Uid(self.host.random()) };
         let run = LaneRun { lane: letter.lane, count: 1, bytes };
         if let Err(error) = self.check_size(&[run]) {
             return refused(error.to_string());
@@ -380,6 +380,7 @@ fn dead_letter_parts(
     subscription: &Subscription,
     given_up: &GivenUp,
     message: &StoredMessage,
+    now: Now,
 ) -> Option<StoredParts> {
     let mut meta = Meta::decode(&message.meta).ok()?;
     meta.dead_letter = Some(DeadLetter {
@@ -390,7 +391,7 @@ fn dead_letter_parts(
         offset: given_up.token.offset,
         subscription: subscription.full_name(queue).to_string(),
         attempts: given_up.attempts,
-        time_us: wall_us(),
+        time_us: now.wall_us,
     });
     Some(StoredParts { meta: meta.encode(), body: message.body.clone() })
 }

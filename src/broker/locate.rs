@@ -35,14 +35,18 @@ impl Shell {
         });
         let (durable, ready) = oneshot::channel();
         self.commits.answer(Answer::new(durable, retained.map_err(BrokerError::Rejected)));
-        let index = self.log.index();
+        let (host, index) = (self.host.clone(), self.log.index());
         // Should the broker end first, `reply` is dropped, and its caller learns of the end.
         tokio::spawn(async move {
             let Ok(retained) = ready.await else { return };
             let found = match retained {
                 Ok(retained) => {
-                    let search = move || first_at(&index, &retained, time_us);
-                    Ok(tokio::task::spawn_blocking(search).await.expect("the index does not panic"))
+                    let (done, searching) = oneshot::channel();
+                    host.spawn_blocking(Box::new(move || {
+                        // Who asked may have gone.
+                        let _ = done.send(first_at(&index, &retained, time_us));
+                    }));
+                    Ok(searching.await.expect("the index does not panic"))
                 }
                 Err(error) => Err(error),
             };

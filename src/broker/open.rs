@@ -21,9 +21,10 @@ use super::recall::Recalls;
 use super::replica::Replica;
 use super::shell::{Inbox, Shell};
 use super::timers::Timers;
-use crate::clock::{Clock, wall_us};
+use crate::clock::Clock;
 use crate::core::{Event, LostMessages, State};
 use crate::disk::Disk;
+use crate::host::{Host, RealHost};
 use crate::ids::{Offset, QueueId, SegmentNumber, Uid};
 use crate::log::{self, Damage, LogError, LogOptions, Room, Torn};
 
@@ -69,11 +70,19 @@ impl BrokerTask {
 /// # Errors
 /// What keeps the log from being opened; see [`LogError`].
 pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Opened, OpenError> {
+    open_on(Arc::new(RealHost), disk, segment_bytes)
+}
+
+/// The same with the threads, clocks and randomness of this machine.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_on(host: Arc<dyn Host>, disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Opened, OpenError> {
     let mut replica = Replica::default();
     let (log_sender, log_events) = mpsc::unbounded_channel();
-    let options = LogOptions { segment_bytes, ..LogOptions::new(wall_us()) };
+    let options = LogOptions { segment_bytes, ..LogOptions::new(host.wall_us()) };
     let on_event = Arc::new(move |event| drop(log_sender.send(event)));
-    let log = log::open(disk, options, &mut replica, on_event)?;
+    let log = log::open_on(host.clone(), disk, options, &mut replica, on_event)?;
     let Replica { mut state, lost, changes, .. } = replica;
     let report = log.report();
     // Segments were begun, or much was done, and no checkpoint came to its end before the stop.
@@ -99,7 +108,7 @@ pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Opened, OpenError
         state,
         ends,
         log,
-        clock: Clock::starting_at(log_us),
+        clock: Clock::starting_at(log_us, host.clone()),
         ack_ids,
         commits: Commits::default(),
         cache: TailCache::default(),
@@ -112,7 +121,8 @@ pub fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Opened, OpenError
         dirty: Default::default(),
         is_dirty: FxHashSet::default(),
         own_reads: OwnReads::default(),
-        readers: Readers::default(),
+        readers: Readers::new(host.clone()),
+        host,
         reads_done,
         recalls,
         follows: Follows::default(),

@@ -12,6 +12,7 @@ use super::follow::PageRead;
 use super::recall::RefsDone;
 use crate::admission::Permit;
 use crate::core::consume::Handed;
+use crate::host::Host;
 use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
 use crate::log::{Index, Piece, ReadError, ReadMessage, ReadRoom, Reader, RunRead};
 
@@ -20,30 +21,31 @@ use crate::log::{Index, Piece, ReadError, ReadMessage, ReadRoom, Reader, RunRead
 const READS_AT_ONCE: usize = 12;
 
 /// The threads that read, a few at a time; the rest waits in order.
-pub struct Readers(Arc<Semaphore>);
-
-impl Default for Readers {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(READS_AT_ONCE)))
-    }
+pub struct Readers {
+    host: Arc<dyn Host>,
+    places: Arc<Semaphore>,
 }
 
 impl Readers {
+    pub fn new(host: Arc<dyn Host>) -> Self {
+        Self { host, places: Arc::new(Semaphore::new(READS_AT_ONCE)) }
+    }
+
     /// Reads on one of the threads.
     pub fn run(&self, read: impl FnOnce() + Send + 'static) {
         let read = |place: OwnedSemaphorePermit| {
-            move || {
+            Box::new(move || {
                 read();
                 drop(place);
-            }
+            })
         };
-        match self.0.clone().try_acquire_owned() {
-            Ok(place) => drop(tokio::task::spawn_blocking(read(place))),
+        match self.places.clone().try_acquire_owned() {
+            Ok(place) => self.host.spawn_blocking(read(place)),
             Err(_) => {
-                let places = self.0.clone();
+                let (host, places) = (self.host.clone(), self.places.clone());
                 tokio::spawn(async move {
                     let place = places.acquire_owned().await.expect("the semaphore is never closed");
-                    drop(tokio::task::spawn_blocking(read(place)));
+                    host.spawn_blocking(read(place));
                 });
             }
         }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::ack_id::AckIds;
 use super::api::{BrokerError, Reply, Request};
@@ -23,6 +23,7 @@ use super::timers::{Key, Timers};
 use crate::clock::{Clock, Now};
 use crate::core::types::Reject;
 use crate::core::{Decision, Event, State, admin, event_codec, pause, remove};
+use crate::host::Host;
 use crate::ids::{Offset, QueueId, SubscriptionId, Ticket};
 use crate::log::{Log, LogError, LogEvent, Placed, Room};
 
@@ -34,6 +35,7 @@ pub(super) const TIMERS_PER_TURN: usize = 64;
 
 /// See [`super`].
 pub struct Shell {
+    pub(super) host: Arc<dyn Host>,
     pub(super) state: State,
     /// The offset behind the last durable message of each queue that has any.
     pub(super) ends: FxHashMap<QueueId, Offset>,
@@ -139,9 +141,10 @@ impl Shell {
 
     /// Hands the rest to the log and closes it. Whoever still waits is answered by what the log says.
     async fn close(self) -> Result<(), BrokerError> {
-        let Self { mut commits, log, clock, .. } = self;
+        let Self { host, mut commits, log, clock, .. } = self;
         commits.flush_all(&log, clock.now().log_us);
-        let closing = tokio::task::spawn_blocking(move || log.close());
+        let (done, closing) = oneshot::channel();
+        host.spawn_blocking(Box::new(move || drop(done.send(log.close()))));
         match closing.await.expect("closing does not panic") {
             Ok(()) => {
                 commits.committed(Ticket(u64::MAX));

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use super::error::LogError;
 use super::segment;
 use crate::disk::{Disk, DiskError, DiskLock, Entry};
+use crate::host::Host;
 use crate::ids::{SegmentNumber, Uid};
 use crate::record::wire::{Put, Reader, WireError};
 
@@ -96,10 +97,8 @@ impl std::fmt::Debug for Identity {
 }
 
 impl Identity {
-    fn random() -> Self {
-        let mut mac_key = [0; 32];
-        getrandom::fill(&mut mac_key).expect("the operating system gives randomness");
-        Self { cluster: Uid::random(), mac_key }
+    fn random(host: &dyn Host) -> Self {
+        Self { cluster: Uid(host.random()), mac_key: host.random() }
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -158,7 +157,7 @@ pub struct Directory {
 }
 
 /// Takes the data directory, and lays it out if it is new.
-pub fn take(disk: &dyn Disk) -> Result<Directory, LogError> {
+pub fn take(disk: &dyn Disk, host: &dyn Host) -> Result<Directory, LogError> {
     disk.create_dir("").map_err(|error| classify(disk, error))?;
     let listed = disk.list("").map_err(|error| classify(disk, error))?;
     refuse_foreign(disk, listed.iter().map(|entry| entry.name.as_str()))?;
@@ -171,7 +170,7 @@ pub fn take(disk: &dyn Disk) -> Result<Directory, LogError> {
     }
     lay_out(disk)?;
     clear_unfinished(disk)?;
-    let identity = Identity::random();
+    let identity = Identity::random(host);
     write_new(disk, &identity)?;
     Ok(Directory { identity, fresh: true, _lock: lock })
 }

@@ -11,8 +11,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
 
 use super::checkpoint::{Checkpoints, Mark, New, Parts, Taken};
 use super::counters::LogCounters;
@@ -22,6 +20,7 @@ use super::supply::Supply;
 use super::writer::{Inbox, Upkeep};
 use super::{CheckpointEnd, Index, LogEvent, OnEvent, Reader, packed, segment};
 use crate::disk::Disk;
+use crate::host::{Host, Receiver, Sender, Thread, channel};
 use crate::ids::{Offset, QueueId, SegmentNumber};
 
 /// Whether some message of a queue below an offset may still be needed. Once false it stays so.
@@ -51,7 +50,7 @@ pub enum Job {
 pub struct Keeper {
     index: Index,
     jobs: Option<Sender<Job>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Thread>,
 }
 
 /// What the thread works with.
@@ -68,11 +67,10 @@ pub struct House {
 }
 
 impl Keeper {
-    pub fn start(house: House) -> std::io::Result<Self> {
-        let (jobs, inbox) = channel();
+    pub fn start(house: House, host: &dyn Host) -> std::io::Result<Self> {
+        let (jobs, inbox) = channel(host);
         let index = house.index.clone();
-        let thread = std::thread::Builder::new().name("log-keeper".to_owned());
-        let thread = thread.spawn(move || house.run(&inbox))?;
+        let thread = host.spawn("log-keeper", Box::new(move || house.run(&inbox)))?;
         Ok(Self { index, jobs: Some(jobs), thread: Some(thread) })
     }
 
@@ -82,8 +80,7 @@ impl Keeper {
     }
 
     pub fn give(&self, job: Job) {
-        // The thread is gone only if it has panicked, which has stopped the log.
-        let _ = self.sender().send(job);
+        self.sender().send(job);
     }
 }
 
@@ -97,7 +94,7 @@ impl Keeper {
     pub fn end(&mut self) {
         drop(self.jobs.take());
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+            thread.join();
         }
     }
 }
@@ -105,7 +102,7 @@ impl Keeper {
 impl House {
     fn run(mut self, jobs: &Receiver<Job>) {
         let inbox = self.inbox.clone();
-        let work = AssertUnwindSafe(|| jobs.iter().try_for_each(|job| self.work(job)));
+        let work = AssertUnwindSafe(|| std::iter::from_fn(|| jobs.next()).try_for_each(|job| self.work(job)));
         if let Err(error) = catch_unwind(work).unwrap_or(Err(LogError::Panicked)) {
             inbox.stop(error);
         }

@@ -82,7 +82,6 @@ mod writer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 pub use checkpoint::{CheckpointFault, Image, Mark, Parts};
 pub use counters::{Counter, LogCounters};
@@ -91,12 +90,13 @@ pub use ending::Torn;
 pub use error::{FrameFault, LogError, ReplayError};
 pub use index::{Index, IndexState, Piece, Plan};
 pub use keeper::{Checkpoint, Live};
-pub use open::open;
+pub use open::{open, open_on};
 pub use reader::{PlanRead, ReadError, ReadMessage, ReadRoom, Reader, RunRead};
 pub use salvage::Damage;
 pub use system::{SegmentAdded, ServerStarted};
 pub use tail::Room;
 
+use crate::host::Thread;
 use crate::ids::{Lsn, Offset, QueueId, SegmentNumber, Ticket, Uid};
 use crate::record::envelope::encoded_len;
 use crate::record::{Record, RecordHead};
@@ -286,7 +286,7 @@ pub struct OpenReport {
 /// An open log. Dropping it stops after the frame under way, as a crash would; see [`Log::close`].
 pub struct Log {
     inbox: Arc<Inbox>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Thread>,
     closer: Closer,
     keeper: Keeper,
     index: Index,
@@ -362,7 +362,7 @@ impl Log {
             self.inbox.end(ending);
             self.closer.close();
             // A panic of the thread was reported as a failure.
-            let _ = thread.join();
+            thread.join();
             if ending == Ending::Abandon || self.failure().is_some() {
                 self.keeper.hurry();
             }

@@ -23,6 +23,7 @@ use super::tail::{self, Blanks, Chain, Current, Room, Tail};
 use super::writer::{Inbox, Writer};
 use super::{Index, Log, LogOptions, OnEvent, OpenReport, StateMachine};
 use crate::disk::{CountedDisk, Disk, DiskError, Operation};
+use crate::host::{Host, RealHost};
 use crate::ids::{SegmentNumber, Uid};
 use crate::record::Record;
 use crate::record::envelope::encoded_len;
@@ -35,13 +36,24 @@ pub fn open(
     machine: &mut dyn StateMachine,
     on_event: OnEvent,
 ) -> Result<Log, LogError> {
+    open_on(Arc::new(RealHost), disk, options, machine, on_event)
+}
+
+/// The same with the threads, clocks and randomness of this machine.
+pub fn open_on(
+    host: Arc<dyn Host>,
+    disk: Arc<dyn Disk>,
+    options: LogOptions,
+    machine: &mut dyn StateMachine,
+    on_event: OnEvent,
+) -> Result<Log, LogError> {
     options.check()?;
     let counters = Arc::<LogCounters>::default();
     let disk: Arc<dyn Disk> = Arc::new(CountedDisk::new(disk, counters.traffic.clone()));
-    let directory = directory::take(&*disk)?;
+    let directory = directory::take(&*disk, &*host)?;
     let index = Index::new(disk.clone(), counters.clone());
     let supply = Arc::new(Supply::new(disk.clone(), options.segment_bytes, counters.clone()));
-    let mut direct = Direct { disk: &*disk, supply: &supply, wanted: None };
+    let mut direct = Direct { host: &*host, disk: &*disk, supply: &supply, wanted: None };
     let (mut tail, report, files) = if directory.fresh {
         let (tail, report) = begin(&directory, options, &mut direct, &index, &counters)?;
         (tail, report, Vec::new())
@@ -52,11 +64,12 @@ pub fn open(
     };
     tail.begun = false;
     let batch_bytes_max = tail::batch_bytes_max(options.segment_bytes);
-    let inbox = Arc::new(Inbox::default());
+    let inbox = Arc::new(Inbox::new(host.clone()));
     let waker = inbox.clone();
     let no_thread = |error| DiskError::io(Operation::Open, disk.full_path("log"), error);
     let reader = Reader::new(disk.clone());
     let reclaim = Reclaim {
+        host: host.clone(),
         disk: disk.clone(),
         cluster: directory.identity.cluster,
         index: index.clone(),
@@ -78,11 +91,11 @@ pub fn open(
         reclaimer: Reclaimer::start(reclaim).map_err(no_thread)?,
         checkpoints: Checkpoints::new(disk.clone(), cluster, counters.clone(), files),
     };
-    let keeper = Keeper::start(house).map_err(no_thread)?;
+    let keeper = Keeper::start(house, &*host).map_err(no_thread)?;
     // Segments that were sealed before this start may lack their index files.
     keeper.give(Job::Sealed);
     let wake = Box::new(move || waker.spare_ready());
-    let spares = SpareMaker::start(supply, wake).map_err(no_thread)?;
+    let spares = SpareMaker::start(supply, wake, &*host).map_err(no_thread)?;
     let closer = spares.closer();
     let writer = Writer {
         inbox: inbox.clone(),
@@ -93,8 +106,7 @@ pub fn open(
         gather_bytes: Writer::gather_bytes(batch_bytes_max),
         room: Room::Ample,
     };
-    let thread = std::thread::Builder::new().name("log-writer".to_owned());
-    let thread = thread.spawn(move || writer.run()).map_err(no_thread)?;
+    let thread = host.spawn("log-writer", Box::new(move || writer.run())).map_err(no_thread)?;
     Ok(Log {
         inbox,
         thread: Some(thread),
@@ -111,6 +123,7 @@ pub fn open(
 
 /// Makes files where they are needed, while there is no helper yet.
 struct Direct<'a> {
+    host: &'a dyn Host,
     disk: &'a dyn Disk,
     supply: &'a Supply,
     wanted: Option<SegmentNumber>,
@@ -150,8 +163,13 @@ fn begin(
     direct.want(first);
     let blank = direct.wait()?;
     let listing = SegmentAdded { segment: first, bytes: blank.bytes };
-    let report =
-        OpenReport { incarnation: 1, node: Uid::random(), fresh: true, segments: 1, ..OpenReport::default() };
+    let report = OpenReport {
+        incarnation: 1,
+        node: Uid(direct.host.random()),
+        fresh: true,
+        segments: 1,
+        ..OpenReport::default()
+    };
     let mut set = SegmentSet::default();
     set.add(listing);
     let salts = Salts::new(&directory.identity.mac_key);
@@ -213,7 +231,7 @@ fn resume(
     direct.supply.take_up()?;
     let report = OpenReport {
         incarnation: next_incarnation(&recovery),
-        node: Uid::random(),
+        node: Uid(direct.host.random()),
         fresh: false,
         last_log_time_us: recovery.chain.log_time_us,
         next_lsn: recovery.chain.lsn,

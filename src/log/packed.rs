@@ -156,10 +156,9 @@ impl PackedWriter {
         place: SegmentNumber,
         replaced: &[SegmentNumber],
         merged: bool,
+        salt: u64,
     ) -> Result<Self, DiskError> {
-        let mut salt = [0; 8];
-        getrandom::fill(&mut salt).expect("the operating system gives randomness");
-        let (salt, replaced) = (u64::from_le_bytes(salt), replaced.to_vec());
+        let replaced = replaced.to_vec();
         let header = PackedHeader { cluster, segment, place, salt, bytes: 0, records: 0, replaced };
         let temp = temp_path(segment);
         if disk.exists(&temp)? {

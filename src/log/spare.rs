@@ -3,14 +3,14 @@
 //! A full disk is no failure: the helper tries again, at the latest after [`RETRY`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::error::LogError;
 use super::segment::Blank;
 use super::supply::Supply;
 use super::tail::Blanks;
+use crate::host::{Condvar, Host, Thread};
 use crate::ids::SegmentNumber;
 
 /// When it is tried again after the disk was full.
@@ -23,7 +23,7 @@ pub type Wake = Box<dyn Fn() + Send>;
 #[derive(Debug)]
 pub struct SpareMaker {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Thread>,
 }
 
 #[derive(Debug)]
@@ -60,10 +60,10 @@ enum State {
 }
 
 impl SpareMaker {
-    pub fn start(supply: Arc<Supply>, wake: Wake) -> std::io::Result<Self> {
+    pub fn start(supply: Arc<Supply>, wake: Wake, host: &dyn Host) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::new(State::Idle),
-            changed: Condvar::new(),
+            changed: Condvar::new(host),
             stop: AtomicBool::new(false),
             closing: AtomicBool::new(false),
         });
@@ -71,7 +71,7 @@ impl SpareMaker {
             let shared = shared.clone();
             move || shared.work(&supply, &wake)
         };
-        let thread = std::thread::Builder::new().name("log-spare".to_owned()).spawn(work)?;
+        let thread = host.spawn("log-spare", Box::new(work))?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
@@ -86,7 +86,7 @@ impl SpareMaker {
         drop(self.shared.lock());
         self.shared.changed.notify_all();
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+            thread.join();
         }
     }
 }
@@ -128,11 +128,10 @@ impl Shared {
                 State::Wanted(segment) => return Some(segment),
                 State::Starved(segment, _) if waited => return Some(segment),
                 State::Starved(..) => {
-                    let slept = self.changed.wait_timeout(state, RETRY);
-                    state = slept.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+                    state = self.changed.wait_timeout(&self.state, state, RETRY);
                     waited = true;
                 }
-                _ => state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner()),
+                _ => state = self.changed.wait(&self.state, state),
             }
         }
     }
@@ -172,7 +171,7 @@ impl Blanks for SpareMaker {
                 State::Ended => return Err(LogError::Panicked),
                 other => *state = other,
             }
-            state = self.shared.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+            state = self.shared.changed.wait(&self.shared.state, state);
         }
     }
 

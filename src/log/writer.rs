@@ -8,9 +8,8 @@
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
-use std::sync::mpsc::Sender;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use super::error::LogError;
 use super::keeper::Job;
@@ -18,6 +17,7 @@ use super::spare::SpareMaker;
 use super::system::SegmentsReplaced;
 use super::tail::{Blanks, Room, Tail};
 use super::{Batch, LogEvent, OnEvent};
+use crate::host::{Condvar, Host, Sender};
 use crate::ids::SegmentNumber;
 
 /// Batches are gathered up to this many bytes of records; a larger one goes alone.
@@ -45,8 +45,8 @@ pub enum Upkeep {
 }
 
 /// What producers and the writer share.
-#[derive(Default)]
 pub struct Inbox {
+    host: Arc<dyn Host>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -82,6 +82,10 @@ enum Work {
 }
 
 impl Inbox {
+    pub fn new(host: Arc<dyn Host>) -> Self {
+        Self { state: Mutex::default(), changed: Condvar::new(&*host), host }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -92,7 +96,7 @@ impl Inbox {
         let wake = std::mem::take(&mut state.asleep);
         drop(state);
         if wake {
-            self.changed.notify_one();
+            self.changed.notify_all();
         }
     }
 
@@ -138,7 +142,7 @@ impl Inbox {
 
     /// Waits for something to do, and moves queued batches to `pending`.
     fn next(&self, pending: &mut VecDeque<Queued>, idle_follows: bool) -> Result<Work, LogError> {
-        let idle_at = Instant::now() + IDLE;
+        let idle_at = self.host.now() + IDLE;
         let mut state = self.lock();
         loop {
             if let Some(error) = state.stopped_for.clone() {
@@ -160,16 +164,14 @@ impl Inbox {
             if let Some(ending) = state.ending {
                 return Ok(Work::End(ending));
             }
-            let left = idle_at.saturating_duration_since(Instant::now());
+            let left = idle_at.saturating_duration_since(self.host.now());
             if idle_follows && left.is_zero() {
                 return Ok(Work::Idle);
             }
             state.asleep = true;
-            state = if idle_follows {
-                let waited = self.changed.wait_timeout(state, left);
-                waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0
-            } else {
-                self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner())
+            state = match idle_follows {
+                true => self.changed.wait_timeout(&self.state, state, left),
+                false => self.changed.wait(&self.state, state),
             };
             state.asleep = false;
         }
@@ -285,8 +287,7 @@ impl Writer {
 
     fn report_begun(&mut self) {
         if std::mem::take(&mut self.tail.begun) {
-            // It is gone only if it has stopped the log.
-            let _ = self.keeper.send(Job::Sealed);
+            self.keeper.send(Job::Sealed);
             (self.on_event)(LogEvent::SegmentBegun);
         }
     }

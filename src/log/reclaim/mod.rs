@@ -32,9 +32,8 @@ mod pack;
 mod policy;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use super::counters::LogCounters;
 use super::error::LogError;
@@ -43,6 +42,7 @@ use super::keeper::Live;
 use super::writer::{Inbox, Upkeep};
 use super::{Index, Reader, packed, segment};
 use crate::disk::Disk;
+use crate::host::{Condvar, Host, Thread};
 use crate::ids::{SegmentNumber, Uid};
 use pace::Pace;
 use pack::{Job, Outcome};
@@ -58,6 +58,7 @@ const BEHIND: usize = 4;
 
 /// What the thread works with.
 pub struct Reclaim {
+    pub host: Arc<dyn Host>,
     pub disk: Arc<dyn Disk>,
     pub cluster: Uid,
     pub index: Index,
@@ -81,11 +82,11 @@ pub struct Task {
 /// The thread; it stops at the next piece when this is dropped.
 pub struct Reclaimer {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Thread>,
 }
 
-#[derive(Default)]
 struct Shared {
+    host: Arc<dyn Host>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -118,14 +119,25 @@ impl Shared {
             if std::mem::take(&mut state.is_new) {
                 return state.task.clone();
             }
-            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+            state = self.changed.wait(&self.state, state);
         }
     }
 
     /// Rests, unless it is stopped.
     fn rest(&self, time: Duration) {
-        let until = |state: &mut State| !state.stopped;
-        drop(self.changed.wait_timeout_while(self.lock(), time, until));
+        let end = self.now() + time;
+        let mut state = self.lock();
+        loop {
+            let left = end.saturating_duration_since(self.now());
+            if state.stopped || left.is_zero() {
+                return;
+            }
+            state = self.changed.wait_timeout(&self.state, state, left);
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.host.now()
     }
 
     /// What is needed, as the newest checkpoint says.
@@ -136,10 +148,11 @@ impl Shared {
 
 impl Reclaimer {
     pub fn start(reclaim: Reclaim) -> std::io::Result<Self> {
-        let shared = Arc::<Shared>::default();
+        let host = reclaim.host.clone();
+        let (state, changed) = (Mutex::default(), Condvar::new(&*host));
+        let shared = Arc::new(Shared { host: host.clone(), state, changed });
         let work = shared.clone();
-        let thread = std::thread::Builder::new().name("log-reclaim".to_owned());
-        let thread = thread.spawn(move || reclaim.run(&work))?;
+        let thread = host.spawn("log-reclaim", Box::new(move || reclaim.run(&work)))?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
@@ -158,7 +171,7 @@ impl Drop for Reclaimer {
         self.shared.lock().stopped = true;
         self.shared.changed.notify_all();
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+            thread.join();
         }
     }
 }

@@ -24,17 +24,17 @@ pub struct Pace<'a> {
 
 impl<'a> Pace<'a> {
     pub fn new(counters: &'a LogCounters, shared: &'a Shared, behind: bool) -> Self {
-        Self { counters, shared, behind, frames: counters.frames.get(), since: Instant::now() }
+        Self { counters, shared, behind, frames: counters.frames.get(), since: shared.now() }
     }
 
     /// A piece is written. Whether to go on.
     pub fn after_piece(&mut self) -> bool {
         let frames = self.counters.frames.get();
         if frames != self.frames && !self.behind {
-            self.shared.rest(self.since.elapsed().min(REST_MAX));
+            self.shared.rest(self.shared.now().saturating_duration_since(self.since).min(REST_MAX));
         }
         self.frames = self.counters.frames.get();
-        self.since = Instant::now();
+        self.since = self.shared.now();
         !self.shared.is_stopped()
     }
 }

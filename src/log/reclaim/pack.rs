@@ -166,6 +166,7 @@ impl Copy<'_> {
                 self.job.inputs[at].place,
                 &old,
                 self.job.merged,
+                u64::from_le_bytes(self.reclaim.host.random()),
             )?);
         }
         Ok(self.writer.as_mut().expect("one was just begun"))

@@ -10,6 +10,7 @@ use super::super::*;
 use super::hook::{HookDisk, Verdict};
 use super::support::*;
 use crate::disk::{Disk, DiskError, Operation, RealDisk};
+use crate::host::RealHost;
 
 const SIZE: usize = 30_000;
 const COUNT: u64 = 60;
@@ -109,7 +110,7 @@ fn a_failure_behind_the_last_batch_is_told_by_closing() {
     let _ = harness.wait(last);
     assert!(harness.log.close().is_err());
     // Also when the writer has ended, and cannot take the failure up any more.
-    let inbox = Inbox::default();
+    let inbox = Inbox::new(Arc::new(RealHost));
     inbox.stop(LogError::Panicked);
     assert!(matches!(inbox.failure(), Some(LogError::Panicked)));
 }
