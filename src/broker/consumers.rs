@@ -8,7 +8,7 @@ use tokio::task::AbortHandle;
 
 use super::api::{ConsumerId, DeliveryBatch, PullOptions, Reply};
 use crate::admission::{Outlet, Permit};
-use crate::ids::SubscriptionId;
+use crate::ids::{Offset, SubscriptionId};
 use crate::limits::{PULL_BYTES_MAX, PULL_MESSAGES_MAX};
 
 /// Messages of one delivery to a stream.
@@ -120,6 +120,8 @@ impl Consumer {
 pub struct Consumers {
     by_id: FxHashMap<ConsumerId, Consumer>,
     waiting: FxHashMap<SubscriptionId, VecDeque<ConsumerId>>,
+    /// Of each subscription the last message that was too large for the memory of its reader, and its bytes.
+    large: FxHashMap<SubscriptionId, (Offset, u64)>,
 }
 
 impl Consumers {
@@ -153,6 +155,7 @@ impl Consumers {
     /// Takes out every consumer of a subscription.
     pub fn remove_all(&mut self, subscription: SubscriptionId) -> Vec<Consumer> {
         self.waiting.remove(&subscription);
+        self.large.remove(&subscription);
         let ids: Vec<ConsumerId> =
             self.by_id.iter().filter(|(_, c)| c.subscription == subscription).map(|(id, _)| *id).collect();
         ids.into_iter().filter_map(|id| self.by_id.remove(&id)).collect()
@@ -202,6 +205,17 @@ impl Consumers {
         if let Some(line) = self.waiting.get_mut(&subscription) {
             line.rotate_left(usize::from(line.len() > 1));
         }
+    }
+
+    /// A message was too large for the memory of its reader: whoever is to have it next knows. Else consumers could
+    /// take it from each other for ever, each waiting for memory while another one reads it with too little.
+    pub fn note_large(&mut self, subscription: SubscriptionId, offset: Offset, bytes: u64) {
+        self.large.insert(subscription, (offset, bytes));
+    }
+
+    /// The bytes of a message, if it was too large for its last reader.
+    pub fn large(&self, subscription: SubscriptionId, offset: Offset) -> Option<u64> {
+        self.large.get(&subscription).filter(|(large, _)| *large == offset).map(|(_, bytes)| *bytes)
     }
 
     pub fn has_waiting(&self, subscription: SubscriptionId) -> bool {

@@ -172,7 +172,8 @@ impl Shell {
         let waiting = self.consumers.get_mut(consumer).expect("it is in line");
         let (lease_us, outlet, granted) = (waiting.lease_us, waiting.outlet.clone(), waiting.take_granted());
         let memory_max = granted.as_ref().map_or(u64::MAX, Permit::bytes);
-        let Chosen { count, memory_bytes, cached } = self.choose(queue, &candidates, room.bytes, memory_max);
+        let Chosen { count, memory_bytes, cached } =
+            self.choose((queue, id), &candidates, room.bytes, memory_max);
         let memory_bytes = match cached.is_some() {
             true => memory_bytes,
             // The mean may be of smaller ones. What is not needed is given back after the read.
@@ -226,15 +227,22 @@ impl Shell {
     }
 
     /// As many of the candidates as are likely to fit, bodies and memory, at least one. Those that are not cached count
-    /// as the mean of their queue.
-    fn choose(&self, queue: QueueId, candidates: &[Offset], bytes_max: u64, memory_max: u64) -> Chosen {
+    /// as the mean of their queue, unless more is known.
+    fn choose(
+        &self,
+        (queue, id): (QueueId, SubscriptionId),
+        candidates: &[Offset],
+        bytes_max: u64,
+        memory_max: u64,
+    ) -> Chosen {
         let mean = self.mean_bytes(queue);
         let mut chosen = Chosen { count: 0, memory_bytes: 0, cached: Some(Vec::new()) };
         let (mut bodies, mut bytes) = (0, 0);
         for (offset, count) in candidates.iter().zip(1..) {
             let message = self.cache.get(queue, *offset);
-            bodies += message.map_or(mean, |message| message.body.len() as u64);
-            bytes += message.map_or(mean, StoredMessage::len);
+            let likely = self.consumers.large(id, *offset).unwrap_or(mean);
+            bodies += message.map_or(likely, |message| message.body.len() as u64);
+            bytes += message.map_or(likely, StoredMessage::len);
             let memory_bytes = memory_of(count, bytes);
             let fits = bodies <= bytes_max && bytes <= BATCH_BYTES_MAX && memory_bytes <= memory_max;
             if chosen.count > 0 && !fits {
@@ -309,7 +317,10 @@ impl Shell {
                     self.report_loss(consumer, queue, *offset);
                 }
                 let good = |handed: &Handed| !damaged.contains(&handed.offset);
-                let handed = handed.into_iter().filter(good).collect();
+                let handed: Vec<Handed> = handed.into_iter().filter(good).collect();
+                if let (Some(bytes), Some(first)) = (too_large, handed.first()) {
+                    self.consumers.note_large(subscription, first.offset, bytes);
+                }
                 self.deliver(consumer, subscription, handed, messages, memory, now);
                 match too_large {
                     Some(bytes) => self.await_memory(consumer, memory_of(1, bytes)),
