@@ -7,6 +7,7 @@ mod kill_loop;
 mod memory_limit;
 mod real_input;
 mod shadow;
+mod sim;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -54,6 +55,18 @@ enum Task {
         #[arg(long, default_value_t = 0.01, value_parser = scale)]
         scale: f64,
     },
+    /// Simulate the broker, crashes and faults of its disk and all, once for each seed
+    Sim {
+        /// How many
+        #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..))]
+        seeds: u64,
+        /// The first
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// Processes at one time
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
+        jobs: u64,
+    },
     /// Make data directories for later builds to be tried on, one file each
     Fixtures {
         /// The folder for them
@@ -73,13 +86,16 @@ fn scale(text: &str) -> Result<f64, String> {
 
 fn main() -> ExitCode {
     let Arguments::Task(task) = Arguments::parse();
-    let done = build().and_then(|()| match task {
+    // It builds what it needs itself.
+    let built = if matches!(task, Task::Sim { .. }) { Ok(()) } else { build() };
+    let done = built.and_then(|()| match task {
         Task::KillLoop { cycles, seed, data_dir } => kill_loop::run(cycles, seed, data_dir),
         Task::Faults { only } => faults::run(&only),
         Task::FullDisk { rounds } => full_disk::run(rounds),
         Task::MemoryLimit { scale } => memory_limit::run(scale),
         Task::Fixtures { out } => fixtures::run(&out),
         Task::RealInput { payloads } => real_input::run(&payloads),
+        Task::Sim { seeds, from, jobs } => sim::run(seeds, from, jobs),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
