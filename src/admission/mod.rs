@@ -5,14 +5,18 @@
 //!    bodies in memory are bounded by the budget however many connections there are.
 //! 2. Who finds the budget used up waits a short bounded time (the network is back-pressured meanwhile), then is
 //!    refused with a delay that differs from caller to caller, so that they do not come back all at once.
-//!    A stream is not refused: it waits its turn, and the network holds its sender back.
+//!    A stream waits its turn instead, and the network holds its sender back; it is refused where what has come of it
+//!    would be too much with that of others.
 //! 3. Waiters are served in order, so a large request is not starved by small ones.
 
 mod outflow;
+mod stall;
 
 pub use outflow::{
     Held, OUTFLOW_BYTES, Outflow, Outlet, PIECE_BYTES, SEND_BYTES, answer_memory, bytes_within, memory_of,
 };
+
+pub use stall::Stall;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -38,6 +42,8 @@ pub struct Admission {
     /// Who waits for as long as it takes.
     waiting: Arc<AtomicUsize>,
     early: Arc<AtomicU64>,
+    /// How often memory was asked for and not there.
+    shortages: Arc<AtomicU64>,
 }
 
 /// Bytes of a request that has no memory yet; they count until this is dropped.
@@ -106,7 +112,14 @@ impl Admission {
         let units = budget_bytes.max(request_bytes_max).div_ceil(UNIT_BYTES);
         let units_max = u32::try_from(units).unwrap_or(u32::MAX).min(Semaphore::MAX_PERMITS as u32);
         let units = Arc::new(Semaphore::new(units_max as usize));
-        Self { units, units_max, wait_max: WAIT_MAX, waiting: Arc::default(), early: Arc::default() }
+        Self {
+            units,
+            units_max,
+            wait_max: WAIT_MAX,
+            waiting: Arc::default(),
+            early: Arc::default(),
+            shortages: Arc::default(),
+        }
     }
 
     /// The whole budget.
@@ -121,8 +134,18 @@ impl Admission {
 
     /// Takes bytes if they are free now. A request larger than the budget takes all of it.
     pub fn try_admit(&self, bytes: u64) -> Option<Permit> {
-        let units = self.units.clone().try_acquire_many_owned(self.units_of(bytes));
-        units.ok().map(|units| Permit { units, bytes })
+        match self.units.clone().try_acquire_many_owned(self.units_of(bytes)) {
+            Ok(units) => Some(Permit { units, bytes }),
+            Err(_) => {
+                self.shortages.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+
+    /// How often memory was asked for and not there at once.
+    pub fn shortages(&self) -> u64 {
+        self.shortages.load(Ordering::Relaxed)
     }
 
     /// Keeps the first bytes of a request that waits for memory of `wanted_bytes`, if not too many wait.

@@ -605,7 +605,8 @@ impl Broker {
         self.call(|reply| Request::Settle { name, settlements, reply }).await
     }
 
-    /// Gives deliveries back that nobody will see, without having counted. Does not wait.
+    /// Gives deliveries back that nobody will see, without having counted. Does not wait; calls made after it find it
+    /// done.
     pub fn release(&self, name: SubscriptionName, deliveries: impl IntoIterator<Item = Delivery>) {
         // Should it fail, the broker has ended.
         let _ = self.requests.send(release(name, deliveries));

@@ -267,6 +267,8 @@ impl Shell {
                     taken += message.len() + LETTER_BYTES;
                     self.dead_letter(id, &waiting.given_up, message, now)
                 }
+                // It was finished meanwhile, and its space may be gone.
+                None if !self.is_to_move(id, waiting.token()) => Settled::Stale,
                 None => {
                     let why = "the message cannot be read; see the server's log".to_owned();
                     Settled::Transient { why }

@@ -318,7 +318,9 @@ impl Shell {
                 }
                 let good = |handed: &Handed| !damaged.contains(&handed.offset);
                 let handed: Vec<Handed> = handed.into_iter().filter(good).collect();
-                if let (Some(bytes), Some(first)) = (too_large, handed.first()) {
+                if let (Some(bytes), Some(first)) = (too_large, handed.first())
+                    && self.state.subscription(subscription).is_some()
+                {
                     self.consumers.note_large(subscription, first.offset, bytes);
                 }
                 self.deliver(consumer, subscription, handed, messages, memory, now);

@@ -25,6 +25,11 @@ use super::windows::Windows;
 
 /// Most connections at one time.
 pub const CONNECTIONS_MAX: usize = 1_024;
+/// Most streams of a connection at one time.
+const STREAMS_MAX: u32 = 1_024;
+/// Largest frames: a stream's window, within what the protocol allows and what is worth it.
+const FRAME_BYTES_MIN: u32 = 16 << 10;
+const FRAME_BYTES_MAX: u32 = 256 << 10;
 /// How long a new connection may be silent.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// How long to pause after a failed accept: what was short may be there again.
@@ -58,7 +63,9 @@ pub async fn serve_connections(
         let mut http2 = http2.clone();
         http2
             .initial_stream_window_size(window.stream_bytes())
-            .initial_connection_window_size(window.bytes());
+            .initial_connection_window_size(window.bytes())
+            .max_frame_size(window.stream_bytes().clamp(FRAME_BYTES_MIN, FRAME_BYTES_MAX))
+            .max_concurrent_streams(window.streams_max(STREAMS_MAX));
         let served = graceful.watch(http2.serve_connection(TokioIo::new(connection), edge.clone()));
         tokio::spawn(async move {
             let _window = window;

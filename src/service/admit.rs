@@ -3,20 +3,21 @@
 //! Every gRPC message begins with 5 bytes: compressed flag, then the length, big-endian. The first length of a unary
 //! request is read off its first DATA frame, and memory for the whole message is taken from the budget before the
 //! body is read on; until then HTTP/2's window holds the sender back, and where that first frame would be too much with
-//! those of others that wait, the request is refused at once. The permit is held until the handler has
+//! those of others that wait, the request is refused at once. A sender that has memory and brings nothing for a while is
+//! refused if others wait for it ([`Stall`]). The permit is held until the handler has
 //! answered. A publish stream is admitted message by message ([`super::incoming`]); other streams' handlers account
 //! for each message.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
 use super::status::Refusal;
-use crate::admission::{Admission, BudgetUsedUp, Early, Permit};
+use crate::admission::{Admission, BudgetUsedUp, Early, Permit, Stall};
 use crate::limits::REQUEST_BYTES_MAX;
 
 /// Bytes before each gRPC message.
@@ -31,6 +32,7 @@ pub type Slot = Arc<Mutex<Option<Permit>>>;
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of a request, read no further than there is memory for.
+#[expect(clippy::large_enum_variant, reason = "a connection's own body is about as large")]
 pub enum Admitted<B> {
     /// Of a unary call.
     Whole(AdmittedBody<B>),
@@ -47,7 +49,8 @@ pub fn admit<B>(request: http::Request<B>, admission: &Admission) -> (http::Requ
         Admitted::Free(inner)
     } else {
         let state = State::Prefix { seen: [0; PREFIX_BYTES], count: 0 };
-        Admitted::Whole(AdmittedBody { inner, admission: admission.clone(), slot: slot.clone(), state })
+        let (admission, slot, stall) = (admission.clone(), slot.clone(), Stall::default());
+        Admitted::Whole(AdmittedBody { inner, admission, slot, state, wanted: 0, passed: 0, stall })
     };
     (http::Request::from_parts(parts, body), slot)
 }
@@ -114,9 +117,24 @@ pub struct AdmittedBody<B> {
     admission: Admission,
     slot: Slot,
     state: State,
+    /// Bytes of the message and its prefix, as soon as they are known, and bytes that have passed.
+    wanted: u64,
+    passed: u64,
+    stall: Stall,
 }
 
 impl<B> AdmittedBody<B> {
+    fn pass(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        self.passed += frame.data_ref().map_or(0, |data| data.len() as u64);
+        self.stall.moved();
+        frame
+    }
+
+    /// It has memory, and not all of it has come.
+    fn is_begun(&self) -> bool {
+        matches!(self.state, State::Admitted) && self.passed < self.wanted
+    }
+
     fn keep(&mut self, permit: Permit) {
         *self.slot.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(permit);
         self.state = State::Admitted;
@@ -133,6 +151,7 @@ impl<B> AdmittedBody<B> {
             return Ok(true);
         }
         let length = length_of(seen)?;
+        self.wanted = PREFIX_BYTES as u64 + length;
         match self.admission.try_admit(length) {
             Some(permit) => {
                 self.keep(permit);
@@ -167,7 +186,7 @@ where
             return Poll::Ready(match permit {
                 Ok(permit) => {
                     this.keep(permit);
-                    frame.map(Ok)
+                    frame.map(|frame| Ok(this.pass(frame)))
                 }
                 Err(used_up) => {
                     this.state = State::Admitted;
@@ -178,7 +197,7 @@ where
         match Pin::new(&mut this.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 match this.look(&frame) {
-                    Ok(true) => return Poll::Ready(Some(Ok(frame))),
+                    Ok(true) => return Poll::Ready(Some(Ok(this.pass(frame)))),
                     Ok(false) => {}
                     Err(refusal) => return Poll::Ready(Some(Err(refusal.into()))),
                 }
@@ -189,6 +208,10 @@ where
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Status::from_error(error.into())))),
             Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending if this.is_begun() => {
+                ready!(this.stall.poll(&this.admission, cx));
+                Poll::Ready(Some(Err(Refusal::SlowSender.into())))
+            }
             Poll::Pending => Poll::Pending,
         }
     }

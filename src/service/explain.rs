@@ -24,7 +24,10 @@ fn explained(path: &str, status: &Status) -> Option<Status> {
     }
     match status.code() {
         Code::Internal => Some(undecodable(status)),
-        Code::Unimplemented => Some(Refusal::PathUnknown { path: path.to_owned() }.into()),
+        // Of an encoding that it does not know it says so itself.
+        Code::Unimplemented if status.message().is_empty() => {
+            Some(Refusal::PathUnknown { path: path.to_owned() }.into())
+        }
         _ => None,
     }
 }

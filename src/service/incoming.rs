@@ -6,9 +6,10 @@
 //! 1. Memory for a message is taken from the budget when its length is known, before room is made for it. While memory
 //!    is short nothing is read, and HTTP/2's window holds the sender back. Of the frame that was read last the rest is
 //!    kept meanwhile; where that would be too much with those of others, the stream ends.
-//! 2. A message that lies within one frame is a part of that frame: nothing is copied. Only what is cut by a frame's end
+//! 2. A message that has memory and of which nothing comes for a while ends the stream if others wait for memory.
+//! 3. A message that lies within one frame is a part of that frame: nothing is copied. Only what is cut by a frame's end
 //!    is put together, in room of its own.
-//! 3. A frame stays in memory as long as one of its messages does. Clients send what they have in frames of up to 1 MiB,
+//! 4. A frame stays in memory as long as one of its messages does. Clients send what they have in frames of up to 1 MiB,
 //!    and messages of one stream are let go of in order, so that is about as long as all of them do.
 
 use std::pin::Pin;
@@ -19,7 +20,7 @@ use tonic::Status;
 
 use super::admit::{BodyError, PREFIX_BYTES, length_of};
 use super::status::Refusal;
-use crate::admission::{Admission, Early, Permit};
+use crate::admission::{Admission, Early, Permit, Stall};
 
 /// A message as it came, and its memory.
 #[derive(Debug)]
@@ -46,6 +47,7 @@ pub struct IncomingStream<B> {
     state: State,
     /// Of the last frame, what has not been looked at.
     rest: Bytes,
+    stall: Stall,
 }
 
 impl<B> IncomingStream<B>
@@ -53,7 +55,7 @@ where
     B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Unpin,
 {
     pub fn new(body: B, admission: Admission) -> Self {
-        Self { body, admission, state: BETWEEN, rest: Bytes::new() }
+        Self { body, admission, state: BETWEEN, rest: Bytes::new(), stall: Stall::default() }
     }
 
     /// The next message; none at the stream's end. After an error there is nothing more to come.
@@ -66,9 +68,15 @@ where
                 }
                 State::Message { .. } => {
                     if let Some(message) = self.take() {
+                        self.stall.moved();
                         return Poll::Ready(Some(Ok(message)));
                     }
-                    if !ready!(self.poll_frame(cx))? {
+                    let Poll::Ready(more) = self.poll_frame(cx) else {
+                        ready!(self.stall.poll(&self.admission, cx));
+                        return Poll::Ready(Some(Err(Refusal::SlowSender.into())));
+                    };
+                    self.stall.moved();
+                    if !more? {
                         return Poll::Ready(Some(Err(cut_short())));
                     }
                 }
@@ -102,6 +110,10 @@ where
         let take = (PREFIX_BYTES - *count).min(self.rest.len());
         self.rest.copy_to_slice(&mut seen[*count..*count + take]);
         *count += take;
+        if self.rest.is_empty() {
+            // Though none of it is left, it would hold on to its frame.
+            self.rest = Bytes::new();
+        }
         if *count < PREFIX_BYTES {
             return Ok(());
         }
@@ -115,6 +127,8 @@ where
             Some(memory) => State::Message { memory, length, begun: BytesMut::new() },
             None => {
                 let _early = self.admission.keep_early(self.rest.len() as u64, bytes)?;
+                // What counts is what is held: not the whole frame.
+                self.rest = Bytes::copy_from_slice(&self.rest);
                 let admission = self.admission.clone();
                 let memory = Box::pin(async move { admission.wait(bytes).await });
                 State::Waiting { memory, length, _early }
@@ -159,8 +173,8 @@ mod tests {
 
     use super::*;
 
-    /// Chunks as DATA frames; the last poll ends the body.
-    struct Chunks(VecDeque<Bytes>);
+    /// Chunks as DATA frames; then the body ends, unless nothing ever comes.
+    struct Chunks(VecDeque<Bytes>, bool);
 
     impl http_body::Body for Chunks {
         type Data = Bytes;
@@ -170,7 +184,10 @@ mod tests {
             mut self: Pin<&mut Self>,
             _: &mut Context<'_>,
         ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-            Poll::Ready(self.0.pop_front().map(|chunk| Ok(Frame::data(chunk))))
+            match self.0.pop_front() {
+                None if self.1 => Poll::Pending,
+                chunk => Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk)))),
+            }
         }
     }
 
@@ -183,7 +200,7 @@ mod tests {
 
     fn stream(bytes: &[u8], chunk: usize, admission: &Admission) -> IncomingStream<Chunks> {
         let chunks = bytes.chunks(chunk).map(Bytes::copy_from_slice).collect();
-        IncomingStream::new(Chunks(chunks), admission.clone())
+        IncomingStream::new(Chunks(chunks, false), admission.clone())
     }
 
     async fn next(stream: &mut IncomingStream<Chunks>) -> Option<Result<Incoming, Status>> {
@@ -202,7 +219,11 @@ mod tests {
                 messages.push(message.unwrap());
             }
             let came: Vec<&[u8]> = messages.iter().map(|message| &message.bytes[..]).collect();
-            assert_eq!(came, lengths.map(|length| framed(length).split_off(PREFIX_BYTES)), "in chunks of {chunk}");
+            assert_eq!(
+                came,
+                lengths.map(|length| framed(length).split_off(PREFIX_BYTES)),
+                "in chunks of {chunk}"
+            );
             // Counted in whole KiB: 1, 0, 2, 1, 0 and 5.
             let mut used = vec![admission.used_bytes() >> 10];
             for message in messages {
@@ -217,7 +238,7 @@ mod tests {
     async fn what_lies_in_one_frame_is_not_copied() {
         let chunk: Bytes = [1_000, 2_000].into_iter().flat_map(framed).collect::<Vec<u8>>().into();
         let admission = Admission::new(1 << 20, 0);
-        let mut stream = IncomingStream::new(Chunks([chunk.clone()].into()), admission);
+        let mut stream = IncomingStream::new(Chunks([chunk.clone()].into(), false), admission);
         for at in [PREFIX_BYTES, 2 * PREFIX_BYTES + 1_000] {
             let message = next(&mut stream).await.unwrap().unwrap();
             assert_eq!(message.bytes.as_ptr(), chunk[at..].as_ptr());
@@ -235,6 +256,35 @@ mod tests {
         drop(first);
         assert_eq!(next(&mut stream).await.unwrap().unwrap().bytes.len(), 2_000);
         assert!(next(&mut stream).await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sender_that_brings_nothing_keeps_its_memory_only_from_nobody() {
+        let admission = Admission::new(2 << 10, 0);
+        let half = Bytes::from(framed(1_500)).split_to(700);
+        let mut begun = IncomingStream::new(Chunks([half].into(), true), admission.clone());
+        let minute = std::time::Duration::from_secs(60);
+        assert!(tokio::time::timeout(minute, next(&mut begun)).await.is_err(), "nobody else wanted it");
+        assert!(admission.admit(1_500).await.is_err());
+        let start = tokio::time::Instant::now();
+        let status = next(&mut begun).await.unwrap().unwrap_err();
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        assert!(start.elapsed() <= std::time::Duration::from_secs(2));
+        drop(begun);
+        assert_eq!(admission.used_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_memory_holds_on_to_no_more_than_counts() {
+        let admission = Admission::new(2 << 10, 0);
+        let all = admission.try_admit(2 << 10);
+        let chunk = Bytes::from([framed(10), framed(1_000)].concat());
+        let part = chunk.slice(PREFIX_BYTES + 10..);
+        let mut stream = IncomingStream::new(Chunks([part].into(), true), admission.clone());
+        let waiting = tokio::time::timeout(std::time::Duration::from_millis(20), next(&mut stream)).await;
+        assert!(waiting.is_err());
+        assert!(chunk.try_into_mut().is_ok(), "the frame is held");
+        drop(all);
     }
 
     #[tokio::test]

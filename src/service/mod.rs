@@ -19,7 +19,6 @@ mod messages;
 mod outgoing;
 mod publish_stream;
 mod queues;
-mod rope;
 pub mod server;
 pub mod status;
 mod subscribe;

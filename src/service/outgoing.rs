@@ -3,7 +3,7 @@
 //! 1. An answer's memory was taken before its messages were read ([`crate::admission::Outflow`]); it counts until HTTP/2
 //!    has dropped the answer's last byte.
 //! 2. Answers of streams are encoded here, each in room of its own: tonic's encoder keeps the room of a stream's
-//!    largest answer for as long as the stream lasts. Bodies of deliveries stay where they were read until they go out.
+//!    largest answer for as long as the stream lasts. Where an answer is encoded it is there twice for that moment.
 //! 3. What is larger than [`PIECE_BYTES`] goes out in copied pieces, so that the rest can be taken back. At most
 //!    [`SEND_BYTES`] and a piece more of a body are in HTTP/2's hands, whatever window the client gives.
 //! 4. A reader that takes nothing for [`STALLED_AFTER`] while others wait for memory is cut off: what it was not handed
@@ -27,7 +27,6 @@ use tonic::body::Body;
 use tonic::{Response, Status};
 
 use super::admit::PREFIX_BYTES;
-use super::rope::Rope;
 use super::status::Refusal;
 use crate::admission::{Held, Outlet, PIECE_BYTES, Permit, SEND_BYTES, answer_memory};
 
@@ -35,38 +34,19 @@ use crate::admission::{Held, Outlet, PIECE_BYTES, Permit, SEND_BYTES, answer_mem
 const STALLED_AFTER: Duration = Duration::from_secs(2);
 /// How often stalled readers are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Room that is made for an answer at first; bodies take none in it.
-const WRITTEN_BYTES: usize = 16 << 10;
 
 /// A stream of answers of a service.
 pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// An answer that a stream can send.
-pub trait Answer {
-    /// Bytes that will be written.
-    fn length(&self) -> usize;
-    fn write(&self, out: &mut Rope);
-}
-
-impl<T: prost::Message> Answer for T {
-    fn length(&self) -> usize {
-        self.encoded_len()
-    }
-
-    fn write(&self, out: &mut Rope) {
-        self.encode(out.end()).expect("a buffer grows");
-    }
-}
-
 /// An answer in its gRPC frame.
 struct Encoded {
-    bytes: Rope,
+    bytes: Bytes,
     memory: Option<Permit>,
     in_pieces: bool,
 }
 
 impl Encoded {
-    fn new(bytes: Rope, mut memory: Option<Permit>) -> Self {
+    fn new(bytes: Bytes, mut memory: Option<Permit>) -> Self {
         if let Some(memory) = &mut memory {
             memory.shrink_to(answer_memory(bytes.len() as u64));
         }
@@ -74,15 +54,14 @@ impl Encoded {
         Self { bytes, memory, in_pieces }
     }
 
-    fn of<T: Answer>(answer: Held<T>) -> Self {
+    fn of<T: prost::Message>(answer: Held<T>) -> Self {
         let Held { value, memory } = answer;
-        let length = value.length();
-        let mut bytes = Rope::default();
-        bytes.end().reserve(PREFIX_BYTES + length.min(WRITTEN_BYTES));
-        bytes.end().put_u8(0);
-        bytes.end().put_u32(u32::try_from(length).expect("an answer is far below 4 GiB"));
-        value.write(&mut bytes);
-        Self::new(bytes, memory)
+        let length = value.encoded_len();
+        let mut bytes = Vec::with_capacity(PREFIX_BYTES + length);
+        bytes.put_u8(0);
+        bytes.put_u32(u32::try_from(length).expect("an answer is far below 4 GiB"));
+        value.encode(&mut bytes).expect("a vector has room");
+        Self::new(bytes.into(), memory)
     }
 }
 
@@ -110,7 +89,7 @@ impl Source {
             Source::Call(body, memory) => {
                 Poll::Ready(match ready!(Pin::new(body).poll_frame(cx)).transpose() {
                     Ok(Some(frame)) => match frame.into_data() {
-                        Ok(bytes) => Next::Answer(Encoded::new(bytes.into(), memory.take())),
+                        Ok(bytes) => Next::Answer(Encoded::new(bytes, memory.take())),
                         Err(frame) => Next::End(frame.into_trailers().unwrap_or_default()),
                     },
                     Ok(None) => Next::End(trailers(&Status::ok(""))),
@@ -187,11 +166,8 @@ impl Flow {
     /// The next piece of the answer. The last one takes the answer's memory with it.
     fn piece(self: &Arc<Self>, state: &mut State) -> Bytes {
         let mut answer = state.answer.take().expect("the caller has looked");
-        let bytes = if answer.in_pieces {
-            answer.bytes.copy_off(PIECE_BYTES)
-        } else {
-            answer.bytes.take_all()
-        };
+        let part = answer.bytes.split_to(answer.bytes.len().min(PIECE_BYTES));
+        let bytes = if answer.in_pieces { Bytes::copy_from_slice(&part) } else { part };
         let mut memory = None;
         if answer.bytes.is_empty() {
             memory = answer.memory;
@@ -311,8 +287,8 @@ pub fn call<T>(answer: Held<T>, outlet: Outlet) -> Response<T> {
 }
 
 /// The response of a call whose answers hold memory. Its own stream is empty: the body is made of `answers` here.
-pub fn stream<A: Answer + 'static, T: 'static>(
-    answers: impl Stream<Item = Result<Held<A>, Status>> + Send + 'static,
+pub fn stream<T: prost::Message + 'static>(
+    answers: impl Stream<Item = Result<Held<T>, Status>> + Send + 'static,
     outlet: Outlet,
 ) -> Response<Answers<T>> {
     let encoded = answers.map(|answer| answer.map(Encoded::of));

@@ -35,7 +35,7 @@ impl Reading {
         let outflow = Outflow::new(16 << 20);
         let outlet = outflow.outlet();
         let (answers, receiver) = tokio::sync::mpsc::unbounded_channel();
-        let response: Response<Answers<Message>> = stream(UnboundedReceiverStream::new(receiver), outlet.clone());
+        let response = stream(UnboundedReceiverStream::new(receiver), outlet.clone());
         let leaving = response.extensions().get::<Leaving>().unwrap();
         let bodies = Bodies::new();
         let body = bodies.body(Body::empty(), leaving);

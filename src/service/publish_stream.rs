@@ -268,7 +268,7 @@ impl http_body::Body for Answers {
         }
         std::task::ready!(self.poll_write(cx));
         if !self.out.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(self.out.split().freeze()))));
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.out).freeze()))));
         }
         self.is_over = true;
         let end = self.end.take().expect("nothing is written only at the end");

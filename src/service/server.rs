@@ -3,10 +3,10 @@
 //! | Limit | Value | Why |
 //! |---|---|---|
 //! | connections | 1,024 | each has windows and buffers; further ones wait in the kernel |
-//! | streams on a connection | 1,024 | enough in flight for the commit path; unlimited by default |
+//! | streams on a connection | 127 to 1,024 | enough in flight for the commit path; follows the window |
 //! | pending-accept and local-error resets | 32, 64 | a flood of resets ends its connection |
 //! | header list | 16 KiB | no header of ours comes near |
-//! | frame | 256 KiB | fewer copies and wakeups for large bodies; what waits for memory has one |
+//! | frame | 16 to 256 KiB | fewer copies and wakeups for large bodies; what waits for memory has one |
 //! | window | 64 KiB to 1 MiB | what a sender may have under way unread, see [`super::windows`] |
 //! | decoded request | 9 MiB | the largest publish and its envelope |
 //! | send buffer of a stream | 128 KiB | 400 KiB by default; answers with messages have less, see [`super::outgoing`] |
@@ -46,11 +46,9 @@ use crate::proto::v1::admin_service_server::AdminServiceServer;
 use crate::proto::v1::message_service_server::MessageServiceServer;
 use crate::proto::v1::queue_service_server::QueueServiceServer;
 
-const STREAMS_MAX: u32 = 1_024;
 const PENDING_ACCEPT_RESETS_MAX: usize = 32;
 const LOCAL_ERROR_RESETS_MAX: usize = 64;
 const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
-const FRAME_BYTES_MAX: u32 = 256 << 10;
 const SEND_BUFFER_BYTES_MAX: usize = 128 << 10;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -120,11 +118,9 @@ fn http2() -> http2::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         // gRPC has no use for it.
         .auto_date_header(false)
-        .max_concurrent_streams(STREAMS_MAX)
         .max_pending_accept_reset_streams(PENDING_ACCEPT_RESETS_MAX)
         .max_local_error_reset_streams(LOCAL_ERROR_RESETS_MAX)
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .max_frame_size(FRAME_BYTES_MAX)
         .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
@@ -144,7 +140,8 @@ fn services(parts: &Parts, others: RoutesBuilder) -> Services {
     Services {
         queues: QueueServiceServer::new(queues).max_decoding_message_size(REQUEST_BYTES_MAX),
         messages: MessageServiceServer::new(messages).max_decoding_message_size(REQUEST_BYTES_MAX),
-        admin: AdminServiceServer::new(Admin { shared: shared.clone() }).max_decoding_message_size(REQUEST_BYTES_MAX),
+        admin: AdminServiceServer::new(Admin { shared: shared.clone() })
+            .max_decoding_message_size(REQUEST_BYTES_MAX),
         shared,
         others: others.routes(),
     }

@@ -51,6 +51,8 @@ pub enum Refusal {
     Memory(#[from] BudgetUsedUp),
     #[error("nothing was read for a while and others waited for the memory; read on, or give less credit")]
     SlowReader,
+    #[error("nothing came of a request for a while and others waited for its memory; send it again")]
+    SlowSender,
     #[error("the server is draining; try again after its restart")]
     Draining,
     #[error("{why}; the server's log has more")]
@@ -136,9 +138,11 @@ impl From<Refusal> for Status {
                 .quota("memory_budget", used_up)
                 .with("wanted_bytes", used_up.wanted_bytes)
                 .with("budget_bytes", used_up.budget_bytes),
-            Refusal::SlowReader => Draft::new(Code::ResourceExhausted, ErrorReason::MemoryBudget)
-                .retry_after(MEMORY_RETRY)
-                .quota("memory_budget", &message),
+            Refusal::SlowReader | Refusal::SlowSender => {
+                Draft::new(Code::ResourceExhausted, ErrorReason::MemoryBudget)
+                    .retry_after(MEMORY_RETRY)
+                    .quota("memory_budget", &message)
+            }
             Refusal::Draining => {
                 Draft::new(Code::Unavailable, ErrorReason::Draining).retry_after(RESTART_RETRY)
             }

@@ -23,21 +23,19 @@ use tonic::Status;
 
 use super::check::{self, at_most, invalid};
 use super::explain::unreadable;
-use super::rope::Rope;
 use super::status::Refusal;
-use super::wire::deliver::{self, Received};
-use super::{Shared, ending, outgoing, time};
+use super::{Shared, ending, message, time};
 use crate::admission::{Held, Outlet, Permit, answer_memory};
-use crate::broker::api::{BrokerError, Consumer, Delivery, DeliveryBatch, Settlement, SubscribeOptions};
+use crate::broker::api::{BrokerError, Consumer, DeliveryBatch, Settlement, SubscribeOptions};
 use crate::clock;
-use crate::core::types::{Ending, Settled};
+use crate::core::types::Settled;
 use crate::limits::*;
 use crate::names::SubscriptionName;
 use crate::proto::v1::subscribe_request::{Acks, Credit, Open, Request as Up};
 use crate::proto::v1::subscribe_response::{
-    AckResults, Heartbeat, Notice, Opened, Response as Down, notice,
+    AckResults, Deliveries, Heartbeat, Notice, Opened, Response as Down, notice,
 };
-use crate::proto::v1::{SubscribeRequest, SubscribeResponse};
+use crate::proto::v1::{ReceivedMessage, SubscribeRequest, SubscribeResponse};
 
 /// How long a stream may stay without its Open.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
@@ -46,30 +44,7 @@ const ANSWERS_MAX: usize = 4;
 /// A response is closed once it has this many bytes, so that clients with the usual limit of 4 MiB can read it.
 const RESPONSE_BYTES: usize = 1 << 20;
 
-/// What goes down a stream.
-pub enum Answer {
-    Deliveries(Vec<Received>),
-    Other(SubscribeResponse),
-}
-
-impl outgoing::Answer for Answer {
-    fn length(&self) -> usize {
-        match self {
-            Answer::Deliveries(deliveries) => deliver::answer_len(deliveries),
-            Answer::Other(answer) => answer.encoded_len(),
-        }
-    }
-
-    fn write(&self, out: &mut Rope) {
-        match self {
-            Answer::Deliveries(deliveries) => deliver::write_answer(deliveries, out),
-            Answer::Other(answer) => answer.encode(out.end()).expect("a buffer grows"),
-        }
-    }
-}
-
-/// An answer, or the status that ends the stream.
-type Answered = Result<Held<Answer>, Status>;
+type Answer = Result<Held<SubscribeResponse>, Status>;
 
 /// The other side has gone; nobody is left to tell.
 struct Gone;
@@ -79,7 +54,7 @@ pub fn open(
     shared: Shared,
     outlet: Outlet,
     requests: impl Stream<Item = Result<SubscribeRequest, Status>> + Send + Unpin + 'static,
-) -> ReceiverStream<Answered> {
+) -> ReceiverStream<Answer> {
     let (answers, stream) = mpsc::channel(ANSWERS_MAX);
     tokio::spawn(async move {
         let served = tokio::select! {
@@ -98,7 +73,7 @@ async fn serve(
     shared: Shared,
     outlet: Outlet,
     mut requests: impl Stream<Item = Result<SubscribeRequest, Status>> + Send + Unpin,
-    answers: mpsc::Sender<Answered>,
+    answers: mpsc::Sender<Answer>,
 ) -> Result<(), Status> {
     let late = |_| Refusal::Stream { why: "the stream's first request, Open, did not come in time" };
     let Some(first) = tokio::time::timeout(OPEN_WAIT, requests.next()).await.map_err(late)? else {
@@ -119,7 +94,7 @@ struct Session {
     deliveries: mpsc::UnboundedReceiver<DeliveryBatch>,
     unspent: Unspent,
     settling: Settling,
-    answers: mpsc::Sender<Answered>,
+    answers: mpsc::Sender<Answer>,
     heartbeat: Interval,
 }
 
@@ -185,7 +160,7 @@ impl Session {
         shared: Shared,
         outlet: Outlet,
         open: Open,
-        answers: mpsc::Sender<Answered>,
+        answers: mpsc::Sender<Answer>,
     ) -> Result<Self, Status> {
         let name = check::subscription_name("open.subscription", &open.subscription)?;
         let lease_us = check::lease_if_set("open.lease", open.lease.as_ref())?;
@@ -270,12 +245,12 @@ impl Session {
     }
 
     async fn send(&mut self, down: Down) -> Step {
-        self.send_held(Held::free(answer(down))).await
+        self.send_held(Held::free(down)).await
     }
 
-    async fn send_held(&mut self, answer: Held<Answer>) -> Step {
+    async fn send_held(&mut self, down: Held<Down>) -> Step {
         self.heartbeat.reset();
-        self.answers.send(Ok(answer)).await.map(Ok).map_err(|_| Gone)
+        self.answers.send(Ok(down.map(answer))).await.map(Ok).map_err(|_| Gone)
     }
 
     async fn send_results(&mut self, results: Result<AckResults, Status>) -> Step {
@@ -291,7 +266,7 @@ impl Session {
         let (mut messages, mut bytes) = (Vec::new(), 0);
         for delivery in deliveries {
             self.unspent.spend(1, delivery.message.body.len() as u64);
-            let received = match Received::new(&self.name.queue, delivery, now_us) {
+            let received = match message::to_deliver(&self.name.queue, delivery, now_us) {
                 Ok(received) => received,
                 Err(status) => return Ok(Err(status)),
             };
@@ -307,8 +282,9 @@ impl Session {
         if messages.is_empty() { Ok(Ok(())) } else { self.send_messages(messages, memory).await }
     }
 
-    async fn send_messages(&mut self, messages: Vec<Received>, memory: Option<Permit>) -> Step {
-        self.send_held(Held { value: Answer::Deliveries(messages), memory }).await
+    async fn send_messages(&mut self, messages: Vec<ReceivedMessage>, memory: Option<Permit>) -> Step {
+        let value = Down::Deliveries(Deliveries { messages });
+        self.send_held(Held { value, memory }).await
     }
 
     /// The client has ended its side: it still gets the results of its acks.
@@ -344,21 +320,18 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.deliveries.close();
-        let release = |delivery: Delivery| Settlement { ack_id: delivery.ack_id, ending: Ending::Release };
         let mut unsent = Vec::new();
         while let Ok(batch) = self.deliveries.try_recv() {
-            unsent.extend(batch.value.into_iter().map(release));
+            unsent.extend(batch.value);
         }
         if !unsent.is_empty() {
-            let (broker, name) = (self.shared.broker.clone(), self.name.clone());
-            // Should it fail, the leases run out by themselves.
-            tokio::spawn(async move { broker.settle(name, unsent).await });
+            self.shared.broker.release(self.name.clone(), unsent);
         }
     }
 }
 
-fn answer(down: Down) -> Answer {
-    Answer::Other(SubscribeResponse { response: Some(down) })
+fn answer(down: Down) -> SubscribeResponse {
+    SubscribeResponse { response: Some(down) }
 }
 
 /// One checked Acks request.

@@ -1,8 +1,9 @@
 //! Receive windows: what a client may have sent on a connection that nobody has read yet.
 //!
-//! HTTP/2 keeps such bytes in memory, whether or not there is memory for their requests, so all windows together come
-//! from a pool, [`WINDOWS_BYTES`]. Each new connection gets a share of what is left, so the first ones are fast over long
-//! ways too; one that is among many gets [`WINDOW_BYTES_MIN`], which the protocol gives every connection to begin with.
+//! HTTP/2 keeps such bytes in memory, whether or not there is memory for their requests. What windows have beyond the
+//! protocol's own first one comes from a pool, [`WINDOWS_BYTES`]. Each new connection gets a share of what is left, so the
+//! first ones are fast over long ways too; one that is among many keeps [`WINDOW_BYTES_MIN`]. Those are not in the memory
+//! budget: 1,024 connections whose clients all send what nobody reads hold 64 MiB in them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -48,6 +49,12 @@ impl Window {
         self.taken.max(WINDOW_BYTES_MIN)
     }
 
+    /// Streams at one time. For each small frame that it has not handed out HTTP/2 charges up to 256 bytes to half of the
+    /// window, and ends a connection that exceeds it; so many first frames may come at once.
+    pub fn streams_max(&self, most: u32) -> u32 {
+        (self.bytes() / 512).min(most)
+    }
+
     /// Of each stream: one whose request waits for memory leaves most of the window to the others.
     pub fn stream_bytes(&self) -> u32 {
         self.bytes() / 4
@@ -71,6 +78,7 @@ mod tests {
         let bytes: Vec<u32> = taken.iter().map(Window::bytes).collect();
         assert!(bytes.is_sorted_by(|one, next| one >= next));
         assert_eq!((bytes[0], bytes[1_023]), (1 << 20, WINDOW_BYTES_MIN));
+        assert_eq!((taken[0].streams_max(1_024), taken[1_023].streams_max(1_024)), (1_024, 127));
         let all: u64 = bytes.iter().map(|bytes| u64::from(*bytes)).sum();
         assert!(all <= u64::from(WINDOWS_BYTES) + 1_024 * u64::from(WINDOW_BYTES_MIN), "{all}");
         taken.truncate(1);

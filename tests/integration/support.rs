@@ -143,9 +143,9 @@ pub async fn pull(clients: &mut Clients, name: &str, max_messages: u32) -> Vec<R
     pull_from(clients, &subscription(name), max_messages, 0, None).await
 }
 
-/// Pulls exactly one message, waiting for it.
+/// Pulls exactly one message, waiting for it: longer than a lease lasts, for one that somebody else may have.
 pub async fn pull_one(clients: &mut Clients, name: &str) -> ReceivedMessage {
-    let mut received = pull_from(clients, &subscription(name), 1, 30, None).await;
+    let mut received = pull_from(clients, &subscription(name), 1, 45, None).await;
     assert_eq!(received.len(), 1, "a message comes within the wait");
     received.remove(0)
 }

@@ -1,6 +1,5 @@
 //! Subscribe streams.
 
-use prost::Message as _;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -10,8 +9,6 @@ use crate::broker::api::DeliveryBatch;
 use crate::observe::readiness::Phase;
 use crate::proto::v1::subscribe_request::{Acks, Credit, Open, Request as Up};
 use crate::proto::v1::subscribe_response::Response as Down;
-use crate::service::outgoing::Answer as _;
-use crate::service::rope::Rope;
 use crate::service::subscribe;
 
 type Sink = mpsc::UnboundedSender<DeliveryBatch>;
@@ -28,7 +25,7 @@ enum Seen {
 
 struct Stream {
     up: mpsc::Sender<Result<v1::SubscribeRequest, Status>>,
-    down: ReceiverStream<Result<Held<subscribe::Answer>, Status>>,
+    down: ReceiverStream<Result<Held<v1::SubscribeResponse>, Status>>,
     seen: mpsc::UnboundedReceiver<Seen>,
     shared: Shared,
 }
@@ -81,14 +78,6 @@ fn play(seen: mpsc::UnboundedSender<Seen>) -> Broker {
     })
 }
 
-/// An answer as its client reads it.
-fn read(answer: &subscribe::Answer) -> Down {
-    let mut bytes = Rope::default();
-    answer.write(&mut bytes);
-    assert_eq!(bytes.len(), answer.length());
-    v1::SubscribeResponse::decode(bytes.take_all()).unwrap().response.unwrap()
-}
-
 impl Stream {
     fn start() -> Self {
         let (tell, seen) = mpsc::unbounded_channel();
@@ -115,7 +104,7 @@ impl Stream {
 
     async fn next(&mut self) -> Result<Down, Status> {
         let answer = self.down.next().await.expect("the stream has ended")?;
-        Ok(read(&answer.value))
+        Ok(answer.value.response.unwrap())
     }
 }
 
@@ -172,7 +161,7 @@ async fn a_client_that_ends_its_side_still_gets_its_results() {
     stream.up = closed;
     let mut ids = Vec::new();
     while let Some(answer) = stream.down.next().await {
-        let Down::AckResults(results) = read(&answer.unwrap().value) else { panic!("no results") };
+        let Some(Down::AckResults(results)) = answer.unwrap().value.response else { panic!("no results") };
         ids.push(results.correlation_id);
     }
     ids.sort();

@@ -1,10 +1,9 @@
-//! The protobuf of the busiest streams, read and written without forms in between.
+//! The protobuf of publish streams, read and written without forms in between.
 //!
 //! Generated code makes a message of a dozen fields, with texts and maps of its own, for each few bytes that pass; at
 //! hundreds of thousands a second that is most of what a server does. What is usual is read and written here, by hand;
 //! what is not is left to the generated code, and tests hold the one against the other.
 
-pub mod deliver;
 pub mod publish;
 
 use bytes::BufMut;
