@@ -161,6 +161,9 @@ impl Admission {
 
     /// Takes bytes, waiting a short bounded time for them.
     pub async fn admit(&self, bytes: u64) -> Result<Permit, BudgetUsedUp> {
+        if let Some(permit) = self.try_admit(bytes) {
+            return Ok(permit);
+        }
         let acquire = self.units.clone().acquire_many_owned(self.units_of(bytes));
         match tokio::time::timeout(self.wait_max, acquire).await {
             Ok(units) => Ok(Permit { units: units.expect("the semaphore is never closed"), bytes }),
