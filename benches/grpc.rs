@@ -24,7 +24,9 @@ const TOGETHER: usize = 64;
 fn start(data_dir: std::path::PathBuf) -> SocketAddr {
     let local = SocketAddr::from(([127, 0, 0, 1], 0));
     let (segment_bytes, log_format) = (SEGMENT_BYTES_DEFAULT, LogFormat::Text);
-    let config = Config { data_dir, listen: local, http: local, log_format, segment_bytes };
+    let connections_per_address = forebay::limits::CONNECTIONS_MAX;
+    let config =
+        Config { data_dir, listen: local, http: local, log_format, segment_bytes, connections_per_address };
     let (ready, started) = oneshot::channel();
     std::thread::spawn(move || {
         let serving = server::serve(config, |is| ready.send(is.grpc).expect("it is waited for"));

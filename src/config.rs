@@ -7,6 +7,7 @@
 //! insecure_listen = false          # allow addresses beyond loopback, without encryption
 //! log_format = "text"              # or "json"
 //! segment_bytes = 67108864         # size of a log file
+//! connections_per_address = 512    # of 1024; all of them while listen is a loopback address
 //! ```
 
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -15,6 +16,8 @@ use std::path::{Path, PathBuf};
 use figment::Figment;
 use figment::providers::{Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
+
+use crate::limits::CONNECTIONS_MAX;
 
 /// How the server writes its own log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -35,6 +38,7 @@ pub struct RawConfig {
     pub insecure_listen: bool,
     pub log_format: LogFormat,
     pub segment_bytes: u64,
+    pub connections_per_address: Option<usize>,
 }
 
 /// Choices on the command line; what is absent is left to the file.
@@ -60,6 +64,8 @@ pub struct Config {
     pub http: SocketAddr,
     pub log_format: LogFormat,
     pub segment_bytes: u64,
+    /// Most connections of one address at one time.
+    pub connections_per_address: usize,
 }
 
 /// What is wrong with a configuration.
@@ -75,6 +81,10 @@ pub enum ConfigError {
         "{option} is {address}, beyond this machine, and the connection would be neither encrypted nor authenticated; give a loopback address, or --insecure-listen if the network is trusted"
     )]
     BeyondLoopback { option: &'static str, address: SocketAddr },
+    #[error(
+        "connections_per_address is {0}; give 1 to {CONNECTIONS_MAX}, {CONNECTIONS_MAX} where all clients come through one proxy"
+    )]
+    ConnectionsPerAddress(usize),
     #[error("listen and http are both {0}; give them different ports")]
     SameAddress(SocketAddr),
 }
@@ -88,6 +98,7 @@ impl Default for RawConfig {
             insecure_listen: false,
             log_format: LogFormat::Text,
             segment_bytes: crate::log::SEGMENT_BYTES_DEFAULT,
+            connections_per_address: None,
         }
     }
 }
@@ -119,12 +130,19 @@ impl Config {
         if listen == http && listen.port() != 0 {
             return Err(ConfigError::SameAddress(listen));
         }
+        // On loopback everybody has one address, so a share of it would only leave places empty.
+        let share = if listen.ip().is_loopback() { CONNECTIONS_MAX } else { CONNECTIONS_MAX / 2 };
+        let connections_per_address = raw.connections_per_address.unwrap_or(share);
+        if !(1..=CONNECTIONS_MAX).contains(&connections_per_address) {
+            return Err(ConfigError::ConnectionsPerAddress(connections_per_address));
+        }
         Ok(Self {
             data_dir: raw.data_dir,
             listen,
             http,
             log_format: raw.log_format,
             segment_bytes: raw.segment_bytes,
+            connections_per_address,
         })
     }
 }
@@ -161,6 +179,14 @@ mod tests {
         assert!(matches!(load("http = '0.0.0.0:1'", &none), Err(ConfigError::BeyondLoopback { .. })));
         assert!(matches!(load("http = '127.0.0.1:7070'", &none), Err(ConfigError::SameAddress(_))));
         assert!(load("http = '0.0.0.0:1'\ninsecure_listen = true", &none).is_ok());
+        let per_address = |file: &str| load(file, &none).map(|config| config.connections_per_address);
+        assert_eq!(per_address("").unwrap(), 1_024);
+        assert_eq!(per_address("listen = '0.0.0.0:1'\ninsecure_listen = true").unwrap(), 512);
+        assert_eq!(per_address("connections_per_address = 7").unwrap(), 7);
+        for wrong in [0, 1_025] {
+            let error = per_address(&format!("connections_per_address = {wrong}")).unwrap_err();
+            assert!(matches!(error, ConfigError::ConnectionsPerAddress(_)), "{error}");
+        }
         let missing = Config::load(Some(Path::new("/nonexistent/forebay.toml")), &none);
         assert!(matches!(missing, Err(ConfigError::File { .. })));
     }

@@ -18,7 +18,9 @@
 //! | Module | For |
 //! |---|---|
 //! | [`ids`], [`names`], [`limits`], [`clock`] | what everything speaks of |
+//! | [`planted`] | bugs on purpose, for tests of the tests; nothing in a usual build |
 //! | [`host`] | threads, clocks and randomness of the machine |
+//! | `drill` | panics on demand, in debug builds |
 //! | [`record`] | the formats of what is stored, byte by byte |
 //! | [`disk`] | the narrow trait under the log |
 //! | [`core`] | the pure state machine: queues, leases, de-duplication |
@@ -40,7 +42,10 @@ pub mod clock;
 pub mod config;
 pub mod core;
 pub mod disk;
+mod drill;
 pub mod embedded;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod host;
 pub mod ids;
 pub mod limits;
@@ -49,6 +54,7 @@ pub mod names;
 pub mod node;
 pub mod observe;
 pub mod offline;
+pub mod planted;
 pub mod proto;
 pub mod record;
 pub mod server;

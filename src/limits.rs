@@ -26,6 +26,8 @@ pub const PUBLISH_BYTES_MAX: usize = 8 << 20;
 pub const PUBLISH_STREAM_REQUESTS_MAX: usize = 256;
 /// Largest gRPC message the server decodes: a full publish and its envelope.
 pub const REQUEST_BYTES_MAX: usize = PUBLISH_BYTES_MAX + (1 << 20);
+/// Largest gRPC message that publishes nothing: all acks of one request fit. Decoding can take dozens of times as much.
+pub const OTHER_REQUEST_BYTES_MAX: usize = 1 << 20;
 /// Most messages one pull or one delivery carries.
 pub const PULL_MESSAGES_MAX: u32 = 1_000;
 /// Most body bytes one pull or one delivery carries, unless a single message is larger.
@@ -82,5 +84,7 @@ pub const CREDIT_BYTES_MAX: u64 = 1 << 40;
 pub const UNANSWERED_ACKS_MAX: usize = 16;
 /// An idle Subscribe or Tail stream has a heartbeat this often, in microseconds.
 pub const HEARTBEAT_US: u64 = 10_000_000;
+/// Most connections at one time.
+pub const CONNECTIONS_MAX: usize = 1_024;
 /// Most Tail streams at one time.
 pub const TAILS_MAX: usize = 64;

@@ -57,7 +57,8 @@ Configuration file (TOML), every key optional, the command line wins:
   http = \"127.0.0.1:7071\"        # /metrics /livez /readyz
   insecure_listen = false
   log_format = \"text\"            # or \"json\"
-  segment_bytes = 67108864       # size of a log file";
+  segment_bytes = 67108864       # size of a log file
+  connections_per_address = 512  # of 1024; all of them while listen is a loopback address";
 
 const FSCK_HELP: &str = "One line for each damage goes to standard output, then a summary; nothing is changed:
   KIND FILE:POSITION [queue=NAME offsets=FIRST..LAST]: what it is

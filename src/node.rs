@@ -27,8 +27,12 @@ fn tell(opened: &Opened) {
         );
     }
     for lost in &opened.lost {
-        let (queue, first, end) = (lost.queue, lost.first, lost.end);
+        let (queue, first, end) = (&lost.name, lost.first, lost.end);
         tracing::error!(%queue, %first, %end, "data loss: messages of a queue are lost with a damaged part of the log");
+    }
+    for of in &opened.left_out {
+        let (queue, first, end) = (&of.name, of.first, of.end);
+        tracing::error!(%queue, %first, %end, "data loss: a damaged part of the log may have held messages of this queue with some of these offsets; they are left out");
     }
     for segment in &opened.missing {
         tracing::error!(%segment, "data loss: a segment of the log is missing; its messages are lost");

@@ -11,25 +11,21 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinError;
 
-use crate::admission::{Admission, Outflow};
+use crate::admission::{Budgets, Outflow};
 use crate::broker::api::BrokerError;
 use crate::broker::{OpenError, Opened};
 use crate::clock::wall_us;
 use crate::config::Config;
-use crate::limits::REQUEST_BYTES_MAX;
+use crate::limits::CONNECTIONS_MAX;
 use crate::node;
 use crate::observe::metrics::Metrics;
 use crate::observe::readiness::{Phase, Readiness};
-use crate::service::Identity;
+use crate::planted;
 use crate::service::server::{self as edge, Parts};
+use crate::service::{Bounds, Identity};
 
 /// How long answers that tell of a failed log may take to go out.
 const FAREWELL: Duration = Duration::from_millis(200);
-/// Memory for requests under way, bytes. With what comes in before there is memory for it (windows of 12 MiB and 4 MiB
-/// beyond), what goes out (24 MiB), the cache of the newest messages and the broker's own reads (8 MiB each) it makes
-/// 96 MiB.
-const REQUEST_BUDGET_BYTES: u64 = 40 << 20;
-
 /// Why the server could not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -37,14 +33,25 @@ pub enum ServeError {
     Listen { address: SocketAddr, source: std::io::Error },
     #[error("cannot watch for signals: {0}")]
     Signals(std::io::Error),
-    #[error(transparent)]
-    Open(#[from] OpenError),
+    #[error("{source}{}", advice(source))]
+    Open {
+        #[from]
+        source: OpenError,
+    },
     #[error(transparent)]
     Broker(#[from] BrokerError),
     #[error(transparent)]
     Edge(#[from] edge::ServeError),
     #[error("{0} has panicked, which is a bug; a restart recovers all that was acknowledged")]
     Panicked(&'static str),
+}
+
+/// What to do where the error of the disk alone does not say it.
+fn advice(error: &OpenError) -> &'static str {
+    match error.is_no_space() {
+        true => "; a start needs space for a segment: give the disk some and start again, nothing is lost",
+        false => "",
+    }
 }
 
 /// What a server says of itself when it is ready.
@@ -77,7 +84,7 @@ pub async fn serve(config: Config, ready: impl FnOnce(Ready)) -> Result<(), Serv
     let terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
     let interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
     let readiness = Readiness::default();
-    let parts = parts(&opened, &readiness);
+    let parts = parts(&opened, &readiness, &config);
     let mut task = tokio::spawn(opened.task.run());
     let serving = edge::serve(grpc, http, parts, signalled(terminate, interrupt));
     let mut serving = std::pin::pin!(serving);
@@ -115,12 +122,12 @@ async fn open(config: &Config) -> Result<Opened, ServeError> {
     Ok(opening.await.map_err(|_| ServeError::Panicked("recovery"))??)
 }
 
-fn parts(opened: &Opened, readiness: &Readiness) -> Parts {
+fn parts(opened: &Opened, readiness: &Readiness, config: &Config) -> Parts {
     let metrics = Metrics::default();
     metrics.install();
     Parts {
         broker: opened.broker.clone(),
-        admission: Admission::new(REQUEST_BUDGET_BYTES, REQUEST_BYTES_MAX as u64),
+        budgets: Budgets::default(),
         outflow: Outflow::default(),
         metrics,
         readiness: readiness.clone(),
@@ -128,6 +135,13 @@ fn parts(opened: &Opened, readiness: &Readiness) -> Parts {
             cluster_uid: opened.cluster,
             incarnation: opened.incarnation.into(),
             start_time_us: wall_us(),
+        },
+        connections: Bounds {
+            all: CONNECTIONS_MAX,
+            per_address: match planted::bug("address-share-ignored") {
+                false => config.connections_per_address,
+                true => CONNECTIONS_MAX,
+            },
         },
     }
 }
@@ -143,6 +157,7 @@ async fn signalled(mut terminate: Signal, mut interrupt: Signal) {
 fn ended(result: Result<Result<(), BrokerError>, JoinError>) -> Result<(), ServeError> {
     match result {
         Ok(ended) => Ok(ended?),
+        Err(_) if planted::bug("panic-taken-for-an-end") => Ok(()),
         Err(_) => Err(ServeError::Panicked("the broker")),
     }
 }

@@ -1,5 +1,5 @@
-//! Memory at the edge: budgets in bytes, one for all requests that are being read or answered, one ([`Outflow`]) for
-//! all messages that are read for somebody. Neither can use up the other's.
+//! Memory at the edge: budgets in bytes, two for requests that are being read or answered ([`Budgets`]), one
+//! ([`Outflow`]) for all messages that are read for somebody. None can use up another's.
 //!
 //! 1. A request takes its size from the budget before its body is read, and gives it back with its reply, so
 //!    bodies in memory are bounded by the budget however many connections there are.
@@ -8,6 +8,7 @@
 //!    A stream waits its turn instead, and the network holds its sender back; it is refused where what has come of it
 //!    would be too much with that of others.
 //! 3. Waiters are served in order, so a large request is not starved by small ones.
+//! 4. Publishes have a budget of their own: what finishes work, and every other call, goes on while they are held back.
 
 mod outflow;
 mod stall;
@@ -24,6 +25,15 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::limits::{OTHER_REQUEST_BYTES_MAX, REQUEST_BYTES_MAX};
+use crate::planted;
+
+/// Memory for publishes under way, bytes. With other requests, what comes in before there is memory for it (windows of
+/// 12 MiB, and 5 MiB beyond), what goes out (24 MiB), the cache of the newest messages and the broker's own reads (8 MiB
+/// each) it makes 96 MiB.
+const PUBLISHES_BYTES: u64 = 32 << 20;
+/// Memory for other requests under way, bytes.
+const OTHERS_BYTES: u64 = 7 << 20;
 /// What one permit of the semaphore stands for, so that budgets over 4 GiB fit its 32 bits.
 const UNIT_BYTES: u64 = 1024;
 /// How long a request waits for memory before it is refused.
@@ -32,13 +42,17 @@ const WAIT_MAX: Duration = Duration::from_millis(200);
 /// Bytes that may be kept although there is no memory for their requests yet: the first of each, by which its length
 /// is known.
 const EARLY_BYTES_MAX: u64 = 4 << 20;
+/// The same for requests that publish nothing.
+const OTHERS_EARLY_BYTES_MAX: u64 = 1 << 20;
 
 /// A budget of bytes, shared by its clones.
 #[derive(Clone, Debug)]
 pub struct Admission {
     units: Arc<Semaphore>,
     units_max: u32,
+    request_bytes_max: u64,
     wait_max: Duration,
+    early_bytes_max: u64,
     /// Who waits for as long as it takes.
     waiting: Arc<AtomicUsize>,
     early: Arc<AtomicU64>,
@@ -46,11 +60,58 @@ pub struct Admission {
     shortages: Arc<AtomicU64>,
 }
 
+/// The budgets of requests, shared by its clones.
+#[derive(Clone, Debug)]
+pub struct Budgets {
+    pub publishes: Admission,
+    /// For all that publishes nothing: acks among them.
+    pub others: Admission,
+}
+
+impl Default for Budgets {
+    fn default() -> Self {
+        Self::new(
+            Admission::new(PUBLISHES_BYTES, REQUEST_BYTES_MAX as u64),
+            Admission::new(OTHERS_BYTES, OTHER_REQUEST_BYTES_MAX as u64),
+        )
+    }
+}
+
+impl Budgets {
+    pub fn new(publishes: Admission, others: Admission) -> Self {
+        Self { publishes, others: Admission { early_bytes_max: OTHERS_EARLY_BYTES_MAX, ..others } }
+    }
+
+    /// All of them.
+    pub fn budget_bytes(&self) -> u64 {
+        self.publishes.budget_bytes() + self.others.budget_bytes()
+    }
+
+    /// What is taken now.
+    pub fn used_bytes(&self) -> u64 {
+        self.publishes.used_bytes() + self.others.used_bytes()
+    }
+
+    /// Something was short that requests under way hold, of both kinds.
+    pub fn miss(&self) {
+        self.publishes.miss();
+        self.others.miss();
+    }
+}
+
 /// Bytes of a request that has no memory yet; they count until this is dropped.
 #[derive(Debug)]
 pub struct Early {
     bytes: u64,
     all: Arc<AtomicU64>,
+}
+
+impl Early {
+    /// More of them, whether or not they should be kept: see [`Admission::has_early_room`].
+    pub fn add(&mut self, bytes: u64) {
+        self.all.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes += bytes;
+    }
 }
 
 impl Drop for Early {
@@ -74,7 +135,10 @@ impl Permit {
 
     /// Gives back what is beyond these bytes.
     pub fn shrink_to(&mut self, bytes: u64) {
-        self.split(self.bytes.saturating_sub(bytes));
+        let rest = self.split(self.bytes.saturating_sub(bytes));
+        if planted::bug("permit-kept") {
+            std::mem::forget(rest);
+        }
     }
 
     /// Adds one of the same budget to this.
@@ -115,7 +179,9 @@ impl Admission {
         Self {
             units,
             units_max,
+            request_bytes_max,
             wait_max: WAIT_MAX,
+            early_bytes_max: EARLY_BYTES_MAX,
             waiting: Arc::default(),
             early: Arc::default(),
             shortages: Arc::default(),
@@ -125,6 +191,11 @@ impl Admission {
     /// The whole budget.
     pub fn budget_bytes(&self) -> u64 {
         u64::from(self.units_max) * UNIT_BYTES
+    }
+
+    /// The largest request that is admitted.
+    pub fn request_bytes_max(&self) -> u64 {
+        self.request_bytes_max
     }
 
     /// What is taken now.
@@ -148,15 +219,30 @@ impl Admission {
         self.shortages.load(Ordering::Relaxed)
     }
 
+    /// Something else was short that requests under way hold.
+    fn miss(&self) {
+        self.shortages.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Keeps the first bytes of a request that waits for memory of `wanted_bytes`, if not too many wait.
     pub fn keep_early(&self, bytes: u64, wanted_bytes: u64) -> Result<Early, BudgetUsedUp> {
         let all = self.early.clone();
         let kept = all.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let early = Early { bytes, all };
-        match kept <= EARLY_BYTES_MAX {
+        match kept <= self.early_bytes_max {
             true => Ok(early),
             false => Err(BudgetUsedUp { wanted_bytes, budget_bytes: self.budget_bytes() }),
         }
+    }
+
+    /// Counts bytes that are kept before they are asked for; none yet.
+    pub fn early(&self) -> Early {
+        Early { bytes: 0, all: self.early.clone() }
+    }
+
+    /// Whether some more may be kept before they are asked for: half of the room is for requests that wait.
+    pub fn has_early_room(&self) -> bool {
+        self.early.load(Ordering::Relaxed) < self.early_bytes_max / 2
     }
 
     /// Takes bytes, waiting a short bounded time for them.

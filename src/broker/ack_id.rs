@@ -7,6 +7,8 @@
 //! ```
 //! The MAC is SipHash-2-4 over the first 28 bytes with a key of the data directory: ids outlive a restart.
 
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use siphasher::sip::SipHasher24;
@@ -19,6 +21,41 @@ const BYTES: usize = 36;
 const CHARACTERS: usize = 48;
 const SIGNED: usize = 28;
 
+/// The text of an id, in place: there is one for each delivery and each of its ends. Ids of clients may be any text;
+/// what is longer than the server's own is kept as none, which is no id either.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct AckId {
+    text: [u8; CHARACTERS],
+    length: u8,
+}
+
+impl AckId {
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.text[..self.length.into()]).expect("made of a text")
+    }
+}
+
+impl From<&str> for AckId {
+    fn from(id: &str) -> Self {
+        let mut text = [0; CHARACTERS];
+        let Some(place) = text.get_mut(..id.len()) else { return Self { text, length: 0 } };
+        place.copy_from_slice(id.as_bytes());
+        Self { text, length: id.len() as u8 }
+    }
+}
+
+impl From<String> for AckId {
+    fn from(id: String) -> Self {
+        Self::from(id.as_str())
+    }
+}
+
+impl fmt::Debug for AckId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
 /// Makes and checks acknowledgement ids.
 #[derive(Clone)]
 pub struct AckIds {
@@ -30,7 +67,7 @@ impl AckIds {
         Self { hasher: SipHasher24::new_with_key(key.first_chunk().expect("32 bytes hold 16")) }
     }
 
-    pub fn encode(&self, subscription: SubscriptionId, token: AckToken) -> String {
+    pub fn encode(&self, subscription: SubscriptionId, token: AckToken) -> AckId {
         let mut bytes = [0; BYTES];
         bytes[0..8].copy_from_slice(&subscription.0.to_le_bytes());
         bytes[8..16].copy_from_slice(&token.offset.0.to_le_bytes());
@@ -40,13 +77,13 @@ impl AckIds {
         bytes[SIGNED..].copy_from_slice(&mac.to_le_bytes());
         let mut text = [0; CHARACTERS];
         URL_SAFE_NO_PAD.encode_slice(bytes, &mut text).expect("36 bytes are 48 characters");
-        std::str::from_utf8(&text).expect("base64 is ASCII").to_owned()
+        AckId { text, length: CHARACTERS as u8 }
     }
 
     /// The token of an id that was made here for this subscription.
-    pub fn decode(&self, subscription: SubscriptionId, id: &str) -> Option<AckToken> {
+    pub fn decode(&self, subscription: SubscriptionId, id: &AckId) -> Option<AckToken> {
         let mut bytes = [0; BYTES + 1];
-        let length = URL_SAFE_NO_PAD.decode_slice(id, &mut bytes).ok()?;
+        let length = URL_SAFE_NO_PAD.decode_slice(&id.text[..id.length.into()], &mut bytes).ok()?;
         let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
         if length != BYTES
             || self.hasher.hash(&bytes[..SIGNED]) != u64_at(SIGNED)
@@ -74,19 +111,22 @@ mod tests {
         assert_eq!(ids.decode(SubscriptionId(5), &id), Some(token()));
         assert_eq!(ids.decode(SubscriptionId(6), &id), None, "of another subscription");
         assert_eq!(AckIds::new(&[2; 32]).decode(SubscriptionId(5), &id), None, "of another data directory");
-        for bad in ["", "x", &id[1..], &format!("{id}A"), &id.replace(&id[..1], "~")] {
-            assert_eq!(ids.decode(SubscriptionId(5), bad), None, "{bad}");
+        let text = id.as_str();
+        assert_eq!(AckId::from(text), id);
+        for bad in ["", "x", &text[1..], &format!("{text}A"), &text.replace(&text[..1], "~")] {
+            assert_eq!(ids.decode(SubscriptionId(5), &AckId::from(bad)), None, "{bad}");
         }
     }
 
     #[test]
     fn every_flipped_bit_is_noticed() {
         let ids = AckIds::new(&[1; 32]);
-        let id = URL_SAFE_NO_PAD.decode(ids.encode(SubscriptionId(5), token())).unwrap();
+        let id = URL_SAFE_NO_PAD.decode(ids.encode(SubscriptionId(5), token()).as_str()).unwrap();
         for bit in 0..id.len() * 8 {
             let mut flipped = id.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(ids.decode(SubscriptionId(5), &URL_SAFE_NO_PAD.encode(flipped)), None, "bit {bit}");
+            let flipped = AckId::from(URL_SAFE_NO_PAD.encode(flipped));
+            assert_eq!(ids.decode(SubscriptionId(5), &flipped), None, "bit {bit}");
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+pub use super::ack_id::AckId;
 use super::follow::{Followed, Page, Position};
 use super::pipeline::{Publish, PublishResults};
 use crate::admission::{Held, Outlet, Permit, memory_of};
@@ -93,7 +94,7 @@ impl StoredMessage {
 /// A message handed to a consumer until its lease ends.
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    pub ack_id: String,
+    pub ack_id: AckId,
     /// Deliveries so far, this one included.
     pub attempt: u32,
     /// How long the lease lasts from now, microseconds.
@@ -137,7 +138,7 @@ pub struct SubscribeOptions {
 /// One acknowledgement id and how its delivery ends.
 #[derive(Clone, Debug)]
 pub struct Settlement {
-    pub ack_id: String,
+    pub ack_id: AckId,
     pub ending: Ending,
 }
 
@@ -261,13 +262,16 @@ pub(crate) enum Request {
         time_us: u64,
         reply: Reply<Offset>,
     },
+    /// `memory` is that of the messages; it is given back when the answer is there, whether or not its caller is.
     Publish {
         publish: Publish,
+        memory: Option<Permit>,
         reply: Reply<Published>,
     },
     /// Publishes that came together; they are taken in one turn.
     PublishAll {
         publishes: Vec<Publish>,
+        memory: Option<Permit>,
         reply: oneshot::Sender<PublishResults>,
     },
     Pull {
@@ -302,7 +306,7 @@ pub(crate) enum Request {
     },
     Extend {
         name: SubscriptionName,
-        ack_ids: Vec<String>,
+        ack_ids: Vec<AckId>,
         lease_us: u64,
         reply: Reply<Vec<Settled>>,
     },
@@ -414,7 +418,9 @@ impl Drop for Pulling<'_> {
         self.answer.close();
         let name = self.name.clone();
         let request = match self.answer.try_recv() {
-            Ok(Ok(batch)) if !batch.value.is_empty() => release(name, batch.value),
+            Ok(Ok(batch)) if !batch.value.is_empty() => {
+                release(name, batch.value.into_iter().map(|delivery| delivery.ack_id))
+            }
             _ => Request::Leave { consumer: self.consumer },
         };
         // Should it fail, the broker has ended.
@@ -423,9 +429,9 @@ impl Drop for Pulling<'_> {
 }
 
 /// Gives deliveries back that nobody will see, without having counted; nobody waits for the answer.
-fn release(name: SubscriptionName, deliveries: impl IntoIterator<Item = Delivery>) -> Request {
-    let release = |delivery: Delivery| Settlement { ack_id: delivery.ack_id, ending: Ending::Release };
-    let settlements = deliveries.into_iter().map(release).collect();
+fn release(name: SubscriptionName, ack_ids: impl IntoIterator<Item = AckId>) -> Request {
+    let release = |ack_id| Settlement { ack_id, ending: Ending::Release };
+    let settlements = ack_ids.into_iter().map(release).collect();
     Request::Settle { name, settlements, reply: oneshot::channel().0 }
 }
 
@@ -564,8 +570,16 @@ impl Broker {
         messages: Vec<NewMessage>,
         producer: Option<ProducerStamp>,
     ) -> Result<Published, BrokerError> {
-        let publish = Publish { queue, messages, producer };
-        self.call(|reply| Request::Publish { publish, reply }).await
+        self.publish_held(Publish { queue, messages, producer }, None).await
+    }
+
+    /// The same for messages that have memory: the broker holds it for as long as it has them, though the call is dropped.
+    pub async fn publish_held(
+        &self,
+        publish: Publish,
+        memory: Option<Permit>,
+    ) -> Result<Published, BrokerError> {
+        self.call(|reply| Request::Publish { publish, memory, reply }).await
     }
 
     /// Leases waiting messages; an empty answer means that none came within the wait.
@@ -607,16 +621,16 @@ impl Broker {
 
     /// Gives deliveries back that nobody will see, without having counted. Does not wait; calls made after it find it
     /// done.
-    pub fn release(&self, name: SubscriptionName, deliveries: impl IntoIterator<Item = Delivery>) {
+    pub fn release(&self, name: SubscriptionName, ack_ids: impl IntoIterator<Item = AckId>) {
         // Should it fail, the broker has ended.
-        let _ = self.requests.send(release(name, deliveries));
+        let _ = self.requests.send(release(name, ack_ids));
     }
 
     /// Lets leases last `lease_us` from now; one outcome per id, in order.
     pub async fn extend(
         &self,
         name: SubscriptionName,
-        ack_ids: Vec<String>,
+        ack_ids: Vec<AckId>,
         lease_us: u64,
     ) -> Result<Vec<Settled>, BrokerError> {
         self.call(|reply| Request::Extend { name, ack_ids, lease_us, reply }).await

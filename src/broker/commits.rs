@@ -14,6 +14,7 @@ use crate::admission::Permit;
 use crate::core::types::Settled;
 use crate::ids::Ticket;
 use crate::log::{Batch, Log};
+use crate::planted;
 use crate::record::{Record, envelope::encoded_len};
 
 /// How long a lazy record may wait for company, microseconds.
@@ -150,6 +151,7 @@ impl Commits {
 
     /// Everything up to `through` is on disk.
     pub fn committed(&mut self, through: Ticket) {
+        let through = if planted::bug("watermark-runs-ahead") { through.next() } else { through };
         self.durable = self.durable.max(through);
         while self.waiting.front().is_some_and(|(ticket, _)| *ticket <= self.durable) {
             let (_, answer) = self.waiting.pop_front().expect("seen above");

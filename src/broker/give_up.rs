@@ -298,7 +298,14 @@ impl Shell {
         let Some((job_id, place)) = waiting.waited_for else {
             if let Settled::Refused { why } | Settled::Transient { why } = outcome {
                 let offset = waiting.token().offset;
-                tracing::warn!(subscription = %id, %offset, why, "a message cannot be given up");
+                let subscription = self.full_name(id);
+                tracing::warn!(
+                    subscription,
+                    %offset,
+                    why,
+                    retry_s = DAMAGED_RETRY_US / 1_000_000,
+                    "a message cannot be given up; it is tried again by itself"
+                );
                 self.put_off(id, offset, now);
             }
             return;
@@ -310,6 +317,16 @@ impl Shell {
         if job.left == 0 {
             let job = self.giving_up.jobs.remove(&job_id).expect("seen above");
             self.commits.answer(Answer::Settle(job.reply, Ok(job.outcomes)));
+        }
+    }
+
+    /// How operators know a subscription.
+    fn full_name(&self, id: SubscriptionId) -> String {
+        let subscription = self.state.subscription(id);
+        let queue = subscription.and_then(|subscription| self.state.queue(subscription.queue));
+        match (subscription, queue) {
+            (Some(subscription), Some(queue)) => subscription.full_name(queue).to_string(),
+            _ => format!("{id}, deleted meanwhile"),
         }
     }
 

@@ -40,7 +40,7 @@ mod space;
 mod timers;
 
 pub use api::Broker;
-pub use open::{OpenError, Opened, open, open_on};
+pub use open::{OpenError, Opened, QueueOffsets, open, open_on};
 
 #[cfg(test)]
 mod space_tests;

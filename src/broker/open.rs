@@ -22,11 +22,15 @@ use super::replica::Replica;
 use super::shell::{Inbox, Shell};
 use super::timers::Timers;
 use crate::clock::Clock;
-use crate::core::{Event, LostMessages, State};
+use crate::core::state::Queue;
+use crate::core::{Event, State};
 use crate::disk::Disk;
 use crate::host::{Host, RealHost};
-use crate::ids::{Offset, QueueId, SegmentNumber, Uid};
+use crate::ids::{Lsn, Offset, QueueId, SegmentNumber, Uid};
+use crate::limits::PUBLISH_MESSAGES_MAX;
 use crate::log::{self, Damage, LogError, LogOptions, Room, Torn};
+use crate::names::QueueName;
+use crate::planted;
 
 /// Why a broker could not be opened.
 pub type OpenError = LogError;
@@ -45,11 +49,30 @@ pub struct Opened {
     /// Parts of the log that could not be read.
     pub damage: Vec<Damage>,
     /// Messages that are known to be lost with them.
-    pub lost: Vec<LostMessages>,
+    pub lost: Vec<QueueOffsets>,
+    /// Offsets of messages that may be lost with them: no others get these.
+    pub left_out: Vec<QueueOffsets>,
     /// Files that were not of the log and damaged checkpoints, where they are now.
     pub set_aside: Vec<PathBuf>,
     /// Segments whose files are missing: their messages are lost.
     pub missing: Vec<SegmentNumber>,
+}
+
+/// Some offsets of a queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueOffsets {
+    pub queue: QueueId,
+    pub name: QueueName,
+    pub uid: Uid,
+    pub first: Offset,
+    /// Behind the last.
+    pub end: Offset,
+}
+
+impl QueueOffsets {
+    fn new(queue: &Queue, first: Offset, end: Offset) -> Self {
+        Self { queue: queue.id, name: queue.name.clone(), uid: queue.uid, first, end }
+    }
 }
 
 /// The broker before it runs.
@@ -83,7 +106,7 @@ pub fn open_on(host: Arc<dyn Host>, disk: Arc<dyn Disk>, segment_bytes: u64) -> 
     let options = LogOptions { segment_bytes, ..LogOptions::new(host.wall_us()) };
     let on_event = Arc::new(move |event| drop(log_sender.send(event)));
     let log = log::open_on(host.clone(), disk, options, &mut replica, on_event)?;
-    let Replica { mut state, lost, changes, .. } = replica;
+    let Replica { mut state, lost, changes, published, .. } = replica;
     let report = log.report();
     // Segments were begun, or much was done, and no checkpoint came to its end before the stop.
     let checkpoints = Checkpoints::new(report.segments_read > 1, changes);
@@ -104,11 +127,12 @@ pub fn open_on(host: Arc<dyn Host>, disk: Arc<dyn Disk>, segment_bytes: u64) -> 
     let ends = ends(&state);
     let recalls = if is_whole { Recalls::default() } else { Recalls::after_damage(&state) };
     let needs = Needs::of(&state);
+    let clock_us = if planted::bug("lease-clock-runs-on") { log_us + (3_600 << 20) } else { log_us };
     let mut shell = Shell {
         state,
         ends,
         log,
-        clock: Clock::starting_at(log_us, host.clone()),
+        clock: Clock::starting_at(clock_us, host.clone()),
         ack_ids,
         commits: Commits::default(),
         cache: TailCache::default(),
@@ -121,7 +145,7 @@ pub fn open_on(host: Arc<dyn Host>, disk: Arc<dyn Disk>, segment_bytes: u64) -> 
         dirty: Default::default(),
         is_dirty: FxHashSet::default(),
         own_reads: OwnReads::default(),
-        readers: Readers::new(host.clone()),
+        readers: Readers::new(host.clone(), reads_done.clone()),
         host,
         reads_done,
         recalls,
@@ -129,6 +153,12 @@ pub fn open_on(host: Arc<dyn Host>, disk: Arc<dyn Disk>, segment_bytes: u64) -> 
         draining: false,
         stop_reason: Arc::clone(&stop_reason),
     };
+    // Those of a queue that was deleted later are nobody's.
+    let lost_in = lost.iter().filter_map(|of| Some((shell.state.queue(of.queue)?, of)));
+    let lost_in = lost_in.map(|(queue, of)| QueueOffsets::new(queue, of.first, of.end)).collect();
+    let left_out = left_out(&shell.state, &damage, &published);
+    let skipped = left_out.iter().map(|of| Event::OffsetsSkipped { queue: of.queue, end: of.end });
+    shell.enact_lazily(&skipped.collect::<Vec<_>>(), shell.clock.now());
     shell.schedule_all();
     let broker = Broker::new(requests, stop_reason);
     let task = BrokerTask { shell, inbox: Inbox { calls, log_events, reads } };
@@ -140,10 +170,33 @@ pub fn open_on(host: Arc<dyn Host>, disk: Arc<dyn Disk>, segment_bytes: u64) -> 
         waiting_messages,
         torn,
         damage,
-        lost,
+        lost: lost_in,
+        left_out,
         set_aside,
         missing,
     })
+}
+
+/// What is left out of each queue that has no publish behind all damage: as many messages may have been published as
+/// the lost records have room for, and nothing is left of them. If their offsets were given again, two messages would
+/// have one id.
+fn left_out(state: &State, damage: &[Damage], published: &FxHashMap<QueueId, Lsn>) -> Vec<QueueOffsets> {
+    if planted::bug("offset-given-again") {
+        return Vec::new();
+    }
+    let records: u64 = damage.iter().map(|hole| hole.lost_end.0.saturating_sub(hole.lost_first.0)).sum();
+    let Some(behind) = damage.iter().map(|hole| hole.lost_end).max().filter(|_| records > 0) else {
+        return Vec::new();
+    };
+    let messages = records.saturating_mul(PUBLISH_MESSAGES_MAX as u64);
+    let is_open = |id: &QueueId| published.get(id).is_none_or(|last| *last < behind);
+    let mut ids: Vec<_> = state.queue_ids().filter(is_open).collect();
+    ids.sort_unstable();
+    let left_out = |queue: &Queue| {
+        let first = queue.next_offset;
+        QueueOffsets::new(queue, first, Offset(first.0.saturating_add(messages)))
+    };
+    ids.into_iter().filter_map(|id| state.queue(id)).map(left_out).collect()
 }
 
 /// Where the queues and the stores of refs end on disk: all that was replayed is there.

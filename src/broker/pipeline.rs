@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 
 use super::api::{Broker, BrokerError, NewMessage, Published, Request, gone};
+use crate::admission::Permit;
 use crate::core::types::ProducerStamp;
 use crate::names::QueueName;
 
@@ -33,12 +34,13 @@ pub struct Publishing {
 }
 
 impl Broker {
-    /// Hands publishes over, in order. They are stored whether or not the answers are waited for.
-    pub fn publish_all(&self, publishes: Vec<Publish>) -> Publishing {
+    /// Hands publishes over, in order, with their memory. They are stored whether or not the answers are waited for, and
+    /// their memory is given back when the answers are there.
+    pub fn publish_all(&self, publishes: Vec<Publish>, memory: Option<Permit>) -> Publishing {
         let (reply, answer) = oneshot::channel();
         let count = publishes.len();
         // Should it fail, the broker has ended, and the answers say so.
-        let _ = self.requests.send(Request::PublishAll { publishes, reply });
+        let _ = self.requests.send(Request::PublishAll { publishes, memory, reply });
         Publishing { count, answer, stop_reason: Arc::clone(&self.stop_reason) }
     }
 }

@@ -8,10 +8,12 @@ use super::api::{BrokerError, NewMessage, Published, Reply};
 use super::commits::Answer;
 use super::pipeline::{Publish, PublishResults};
 use super::shell::Shell;
+use crate::admission::Permit;
 use crate::clock::Now;
 use crate::core::event::PublishedRun;
 use crate::core::publish::{self, LaneRun};
 use crate::core::{Event, event_codec};
+use crate::planted;
 use crate::record::{Record, StoredParts};
 
 /// Log bytes besides its messages that a publish may take: record heads, tables, the producer's stamp.
@@ -23,13 +25,18 @@ const MESSAGE_ENVELOPE_BYTES: u64 = 128;
 const JOINED_BYTES_MAX: u64 = 128 << 10;
 
 impl Shell {
-    /// Publishes of several callers that came one after the other.
-    pub(super) fn publish_each(&mut self, publishes: Vec<Publish>, replies: Vec<Reply<Published>>) {
+    /// Publishes of several callers that came one after the other. Their memory is held until they are answered.
+    pub(super) fn publish_each(
+        &mut self,
+        publishes: Vec<Publish>,
+        replies: Vec<(Option<Permit>, Reply<Published>)>,
+    ) {
         if publishes.is_empty() {
             return;
         }
         let results = self.store_all(publishes, self.clock.now());
-        for (reply, result) in replies.into_iter().zip(results) {
+        for ((memory, reply), result) in replies.into_iter().zip(results) {
+            memory.into_iter().for_each(|memory| self.commits.hold(memory));
             self.commits.answer(Answer::Publish(reply, result));
         }
     }
@@ -38,10 +45,12 @@ impl Shell {
     pub(super) fn publish_all(
         &mut self,
         publishes: Vec<Publish>,
+        memory: Option<Permit>,
         now: Now,
         reply: oneshot::Sender<PublishResults>,
     ) {
         let results = self.store_all(publishes, now);
+        memory.into_iter().for_each(|memory| self.commits.hold(memory));
         self.commits.answer(Answer::PublishAll(reply, results));
     }
 
@@ -75,8 +84,8 @@ impl Shell {
                 Event::Published(run) => self.store(run, parts.by_ref().take(run.count as usize).collect()),
                 other => unreachable!("a publish decides on publishes alone, not {other:?}"),
             });
-            let records = records.collect();
-            self.commits.add(records, &self.log, now.log_us);
+            let records: Vec<Record> = records.collect();
+            self.commit_request(records, now);
         }
         let answer = decision.answer;
         Ok(Published {
@@ -87,6 +96,18 @@ impl Shell {
             duplicate: answer.duplicate,
             held,
         })
+    }
+
+    fn commit_request(&mut self, mut records: Vec<Record>, now: Now) {
+        if planted::bug("request-torn") && records.len() > 1 {
+            let late = records.split_off(records.len() / 2);
+            self.commits.add(records, &self.log, now.log_us);
+            self.commits.flush(&self.log, now.log_us);
+            return late
+                .into_iter()
+                .for_each(|record| self.commits.add_lazily(record, &self.log, now.log_us));
+        }
+        self.commits.add(records, &self.log, now.log_us);
     }
 
     /// Applies one run, keeps it for consumers that keep up, and makes its record.
@@ -163,7 +184,7 @@ fn lane_runs(messages: &[NewMessage]) -> Vec<LaneRun> {
     for message in messages {
         let bytes = stored_bytes(message);
         match runs.last_mut() {
-            Some(run) if run.lane == message.lane => {
+            Some(run) if run.lane == message.lane && !planted::bug("request-torn") => {
                 run.count += 1;
                 run.bytes += bytes;
             }

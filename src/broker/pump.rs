@@ -21,7 +21,7 @@ use crate::core::settle::AckToken;
 use crate::core::types::Reject;
 use crate::ids::{Offset, QueueId, SubscriptionId};
 use crate::limits::PULL_BYTES_MAX;
-use crate::log::ReadRoom;
+use crate::log::{LogError, ReadRoom};
 use crate::names::{QueueName, SubscriptionName};
 
 /// Deliveries of one round; bounds the time that the runtime's other tasks wait.
@@ -286,14 +286,16 @@ impl Shell {
         Source { index: self.log.index(), reader: self.log.reader() }
     }
 
-    pub(super) fn done(&mut self, done: Done) {
+    pub(super) fn done(&mut self, done: Done) -> Result<(), BrokerError> {
         let now = self.clock.now();
         match done {
             Done::Messages(read) => self.read_done(read, now),
             Done::Refs(read) => self.refs_done(read, now),
             Done::Page(read) => self.page_read(read),
             Done::Memory(consumer, memory) => self.memory_came(consumer, memory, now),
+            Done::Panicked => return Err(self.stop(&LogError::Panicked)),
         }
+        Ok(())
     }
 
     fn read_done(&mut self, done: ReadDone, now: Now) {

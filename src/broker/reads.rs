@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::api::{ConsumerId, Fetched, Reply, StoredMessage};
@@ -12,6 +13,7 @@ use super::follow::PageRead;
 use super::recall::RefsDone;
 use crate::admission::Permit;
 use crate::core::consume::Handed;
+use crate::drill;
 use crate::host::Host;
 use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
 use crate::log::{Index, Piece, ReadError, ReadMessage, ReadRoom, Reader, RunRead};
@@ -23,18 +25,23 @@ const READS_AT_ONCE: usize = 12;
 /// The threads that read, a few at a time; the rest waits in order.
 pub struct Readers {
     host: Arc<dyn Host>,
+    done: UnboundedSender<Done>,
     places: Arc<Semaphore>,
 }
 
 impl Readers {
-    pub fn new(host: Arc<dyn Host>) -> Self {
-        Self { host, places: Arc::new(Semaphore::new(READS_AT_ONCE)) }
+    pub fn new(host: Arc<dyn Host>, done: UnboundedSender<Done>) -> Self {
+        Self { host, done, places: Arc::new(Semaphore::new(READS_AT_ONCE)) }
     }
 
     /// Reads on one of the threads.
     pub fn run(&self, read: impl FnOnce() + Send + 'static) {
+        let alarm = Alarm(self.done.clone());
         let read = |place: OwnedSemaphorePermit| {
             Box::new(move || {
+                // Who waits for the read would wait for ever.
+                let _alarm = alarm;
+                drill::point("read");
                 read();
                 drop(place);
             })
@@ -48,6 +55,18 @@ impl Readers {
                     host.spawn_blocking(read(place));
                 });
             }
+        }
+    }
+}
+
+/// Tells that a read has panicked, when dropped by the panic.
+struct Alarm(UnboundedSender<Done>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The broker may have ended.
+            let _ = self.0.send(Done::Panicked);
         }
     }
 }
@@ -89,6 +108,8 @@ pub enum Done {
     Page(PageRead),
     /// A consumer that waited for memory has it.
     Memory(ConsumerId, Permit),
+    /// A read did not come to its end: nor can the broker go on.
+    Panicked,
 }
 
 /// A finished read of messages.

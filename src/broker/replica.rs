@@ -1,9 +1,12 @@
 //! The core's state on its way to the end of the log.
 
+use rustc_hash::FxHashMap;
+
 use crate::core::snapshot::{self, Decoding};
 use crate::core::{Event, LostMessages, State, event_codec};
-use crate::ids::QueueId;
+use crate::ids::{Lsn, QueueId};
 use crate::log::{self, Image, LogError, Parts, ReplayError, Replayed, StateMachine};
+use crate::planted;
 use crate::record::Kind;
 
 /// Takes the records of a log, as they were taken when they were written.
@@ -14,6 +17,8 @@ pub struct Replica {
     pub lost: Vec<LostMessages>,
     /// Since the checkpoint that it began from.
     pub changes: u64,
+    /// The last publish to each queue that has one behind damage.
+    pub published: FxHashMap<QueueId, Lsn>,
     /// The log is read from its middle: every event may speak of what is not there.
     pub without_beginning: bool,
 }
@@ -40,8 +45,14 @@ impl Replica {
                 }
             }
         }
+        if planted::bug("purge-lost-at-restart") && matches!(event, Event::Purged { .. }) {
+            return Ok(());
+        }
         self.state.apply(event);
         self.changes += event.changes();
+        if let (Event::Published(run), true) = (event, replayed.after_damage) {
+            self.published.insert(run.queue, replayed.head.lsn);
+        }
         Ok(())
     }
 }

@@ -4,7 +4,7 @@
 //! copies it to the dead-letter queue, so it needs the message's bytes first ([`super::give_up`]); the call is answered
 //! when all of its parts are on disk.
 
-use super::api::{BrokerError, Reply, Settlement};
+use super::api::{AckId, BrokerError, Reply, Settlement};
 use super::commits::Answer;
 use super::shell::Shell;
 use crate::clock::Now;
@@ -51,7 +51,7 @@ impl Shell {
     pub(super) fn extend(
         &mut self,
         name: &SubscriptionName,
-        ack_ids: &[String],
+        ack_ids: &[AckId],
         lease_us: u64,
         now: Now,
         reply: Reply<Vec<Settled>>,

@@ -23,6 +23,7 @@ use super::timers::{Key, Timers};
 use crate::clock::{Clock, Now};
 use crate::core::types::Reject;
 use crate::core::{Decision, Event, State, admin, event_codec, pause, remove};
+use crate::drill;
 use crate::host::Host;
 use crate::ids::{Offset, QueueId, SubscriptionId, Ticket};
 use crate::log::{Log, LogError, LogEvent, Placed, Room};
@@ -87,7 +88,7 @@ impl Shell {
             tokio::select! {
                 biased;
                 event = inbox.log_events.recv() => self.log_event(event)?,
-                Some(done) = inbox.reads.recv() => self.done(done),
+                Some(done) = inbox.reads.recv() => self.done(done)?,
                 count = inbox.calls.recv_many(&mut calls, CALLS_PER_TURN) => {
                     if count == 0 {
                         return self.close().await;
@@ -122,11 +123,12 @@ impl Shell {
     /// Takes calls in order, publishes that follow each other together; up to the call that closes the broker, if
     /// there is one.
     fn take(&mut self, calls: impl Iterator<Item = Request>) -> Option<Reply<()>> {
+        drill::point("broker");
         let (mut publishes, mut replies) = (Vec::new(), Vec::new());
         for call in calls {
-            if let Request::Publish { publish, reply } = call {
+            if let Request::Publish { publish, memory, reply } = call {
                 publishes.push(publish);
-                replies.push(reply);
+                replies.push((memory, reply));
                 continue;
             }
             self.publish_each(std::mem::take(&mut publishes), std::mem::take(&mut replies));
@@ -192,7 +194,9 @@ impl Shell {
             }
             Request::Resume { target, reply } => self.resume(&target, now, reply),
             Request::Locate { queue, time_us, reply } => self.locate(&queue, time_us, reply),
-            Request::PublishAll { publishes, reply } => self.publish_all(publishes, now, reply),
+            Request::PublishAll { publishes, memory, reply } => {
+                self.publish_all(publishes, memory, now, reply);
+            }
             Request::Pull { consumer, name, options, outlet, reply } => {
                 self.pull(consumer, &name, options, outlet, now, reply);
             }
@@ -251,14 +255,17 @@ impl Shell {
                 self.checkpoint_ended(end);
                 Ok(())
             }
-            LogEvent::Failed(error) => {
-                let stopped = BrokerError::LogStopped { why: error.to_string() };
-                tracing::error!(%error, "the log has stopped; nothing more is accepted");
-                let _ = self.stop_reason.set(error.to_string());
-                self.commits.stopped(&stopped);
-                Err(stopped)
-            }
+            LogEvent::Failed(error) => Err(self.stop(&error)),
         }
+    }
+
+    /// Tells everybody why the broker ends.
+    pub(super) fn stop(&mut self, error: &LogError) -> BrokerError {
+        let stopped = BrokerError::LogStopped { why: error.to_string() };
+        tracing::error!(%error, "the log has stopped; nothing more is accepted");
+        let _ = self.stop_reason.set(error.to_string());
+        self.commits.stopped(&stopped);
+        stopped
     }
 
     /// Messages are durable: consumers may have them.

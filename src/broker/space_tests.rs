@@ -43,7 +43,7 @@ impl Running {
         self.broker.pull(subscription(), options, outlet).await.unwrap().value
     }
 
-    async fn ack(&self, ack_id: String) -> Result<Vec<Settled>, BrokerError> {
+    async fn ack(&self, ack_id: AckId) -> Result<Vec<Settled>, BrokerError> {
         let settlement = Settlement { ack_id, ending: Ending::Ack };
         self.broker.settle(subscription(), vec![settlement]).await
     }
@@ -99,7 +99,7 @@ async fn without_even_the_reserve_nothing_is_taken_until_there_is_space() {
     let exhausted = start(dir.path(), Room::Exhausted);
     assert_eq!(exhausted.publish().await, Err(BrokerError::DiskFull));
     assert_eq!(exhausted.pull().await.len(), 0, "a lease would be written");
-    assert_eq!(exhausted.ack(delivery.ack_id.clone()).await, Err(BrokerError::DiskFull));
+    assert_eq!(exhausted.ack(delivery.ack_id).await, Err(BrokerError::DiskFull));
     exhausted.close().await;
 
     let ample = start(dir.path(), Room::Ample);

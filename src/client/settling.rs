@@ -11,18 +11,32 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::consumer::Ending;
-use crate::limits::ACK_IDS_MAX;
+use crate::limits::{ACK_IDS_MAX, OTHER_REQUEST_BYTES_MAX};
 use crate::proto::v1::ack_result::Status as Outcome;
 use crate::proto::v1::nack_entry::{Ending as Wire, Reject, Release, Retry};
 use crate::proto::v1::subscribe_request::Acks;
 use crate::proto::v1::subscribe_response::AckResults;
 use crate::proto::v1::{AckResult, NackEntry};
 
+/// What an ending takes in a request besides its id and error: tags, lengths, a delay.
+const ENVELOPE_BYTES: usize = 48;
+
 /// A delivery that has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Ended {
     ack_id: String,
     ending: Ending,
+}
+
+impl Ended {
+    /// What it may take in a request.
+    fn bytes_max(&self) -> usize {
+        let error = match &self.ending {
+            Ending::Reject { error } => error.len(),
+            _ => 0,
+        };
+        ENVELOPE_BYTES + self.ack_id.len() + error
+    }
 }
 
 /// What waits for the results of one Acks.
@@ -90,7 +104,7 @@ impl Settling {
         if self.ready.is_empty() {
             return None;
         }
-        let mut endings: Vec<Ended> = self.ready.drain(..self.ready.len().min(ACK_IDS_MAX)).collect();
+        let mut endings: Vec<Ended> = self.ready.drain(..self.count_together()).collect();
         endings.sort_by_key(|ended| ended.ending != Ending::Ack);
         let (mut ack_ids, mut nacks) = (Vec::new(), Vec::new());
         for Ended { ack_id, ending } in endings.iter().cloned() {
@@ -101,6 +115,17 @@ impl Settling {
         }
         let correlation_id = self.keep(Sent::Endings(endings));
         Some(Acks { correlation_id, ack_ids, nacks, ..Acks::default() })
+    }
+
+    /// How many of those that are ready fit one request, at least one.
+    fn count_together(&self) -> usize {
+        let mut left = OTHER_REQUEST_BYTES_MAX;
+        let fits = |ended: &&Ended| {
+            let rest = left.checked_sub(ended.bytes_max());
+            left = rest.unwrap_or(left);
+            rest.is_some()
+        };
+        self.ready.iter().take(ACK_IDS_MAX).take_while(fits).count().max(1)
     }
 
     /// A request to let leases last this long from now.
@@ -169,7 +194,11 @@ pub fn duration(duration: Duration) -> prost_types::Duration {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+
     use super::*;
+    use crate::proto::v1::SubscribeRequest;
+    use crate::proto::v1::subscribe_request::Request;
 
     fn results(correlation_id: u64, acks: &[Outcome], nacks: &[Outcome]) -> AckResults {
         let list = |outcomes: &[Outcome]| {
@@ -219,6 +248,24 @@ mod tests {
         assert!(!settling.is_done());
         settling.results(results(third.correlation_id, &[Outcome::Ok], &[Outcome::Ok]));
         assert!(settling.is_done());
+    }
+
+    #[test]
+    fn long_errors_are_spread_over_requests() {
+        let mut settling = Settling::default();
+        for at in 0..2_500 {
+            settling.add(format!("{at:050}"), Ending::Reject { error: "e".repeat(1_024) });
+        }
+        let mut counts = Vec::new();
+        while let Some(acks) = settling.next() {
+            assert!(SubscribeRequest { request: Some(Request::Acks(acks.clone())) }.encoded_len() <= 1 << 20);
+            counts.push(acks.nacks.len());
+        }
+        assert_eq!((counts.len(), counts.iter().sum::<usize>()), (3, 2_500), "{counts:?}");
+        for at in 0..ACK_IDS_MAX {
+            settling.add(format!("{at:050}"), Ending::Ack);
+        }
+        assert_eq!(settling.next().unwrap().ack_ids.len(), ACK_IDS_MAX);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::types::{QueueConfig, Reject};
 use crate::clock::Now;
 use crate::ids::{Offset, Uid};
 use crate::names::{Name, QueueName};
+use crate::planted;
 use crate::record::Lane;
 
 /// Why a message cannot be given up.
@@ -122,7 +123,7 @@ pub fn dead_letter(
             (to, Offset(0), 0)
         }
     };
-    events.push(Event::Published(PublishedRun {
+    let stored = Event::Published(PublishedRun {
         queue: to,
         first: to_offset,
         count: 1,
@@ -130,7 +131,10 @@ pub fn dead_letter(
         lane: letter.lane,
         publish_time_us: now.wall_us.max(earliest_us),
         request: None,
-    }));
+    });
+    if !planted::bug("dead-letter-not-stored") {
+        events.push(stored);
+    }
     events.push(Event::DeadLettered {
         queue: subscription.queue,
         subscription: subscription.id,

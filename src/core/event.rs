@@ -103,6 +103,11 @@ pub enum Event {
         queue: QueueId,
         subscription: Option<SubscriptionId>,
     },
+    /// Offsets before `end` that no message had until then are left out.
+    OffsetsSkipped {
+        queue: QueueId,
+        end: Offset,
+    },
     /// The server started again: leases go on from here on the log's clock.
     Started {
         incarnation: u32,
@@ -131,7 +136,8 @@ impl Event {
             | Event::QueueUpdated { queue, .. }
             | Event::SubscriptionUpdated { queue, .. }
             | Event::Paused { queue, .. }
-            | Event::Resumed { queue, .. } => Some(*queue),
+            | Event::Resumed { queue, .. }
+            | Event::OffsetsSkipped { queue, .. } => Some(*queue),
             Event::Started { .. } => None,
         }
     }

@@ -24,6 +24,7 @@
 //! Paused               subscription (0 = all) | flags u8 (1 = publishes are refused) | time_us | reason | fields
 //!                                                               (the queue's next offset is in the header)
 //! Resumed              subscription (0 = all) | fields
+//! OffsetsSkipped       fields                                 (the offset behind the last one is in the header)
 //! Publish              header PRODUCER_STAMP: epoch | sequence | count of the whole request | log_us | id (the rest)
 //! ```
 //! `fields` are tagged values ([`tlv`]) for what later builds add; this build writes none and refuses critical ones.
@@ -127,6 +128,7 @@ pub fn encode(event: &Event) -> Record {
             (Kind::DeadLettered, *queue, *offset)
         }
         Event::Purged { queue, end } => (Kind::Purged, *queue, *end),
+        Event::OffsetsSkipped { queue, end } => (Kind::OffsetsSkipped, *queue, *end),
         Event::Cancelled { queue, offset } => (Kind::Cancelled, *queue, *offset),
         Event::Spilled { queue, subscription, place, refs } => {
             out.put_varint(queue.0);
@@ -215,6 +217,7 @@ pub fn decode(head: &RecordHead<'_>) -> Result<Option<Event>, EventError> {
             to_offset: Offset(body.varint()?),
         },
         Kind::Purged => Event::Purged { queue, end: head.offset },
+        Kind::OffsetsSkipped => Event::OffsetsSkipped { queue, end: head.offset },
         Kind::Cancelled => Event::Cancelled { queue, offset: head.offset },
         Kind::Spilled => Event::Spilled {
             queue: QueueId(body.varint()?),

@@ -27,7 +27,7 @@ fn name() -> impl Strategy<Value = Name> {
 
 fn delivery_event() -> impl Strategy<Value = Event> {
     let ids = (any::<u64>().prop_map(QueueId), any::<u64>().prop_map(SubscriptionId));
-    (ids, runs(), any::<(u64, u32, u64, bool)>(), 0..9u8).prop_map(
+    (ids, runs(), any::<(u64, u32, u64, bool)>(), 0..10u8).prop_map(
         |((queue, subscription), runs, numbers, which)| {
             let (deadline_us, incarnation, number, counted) = numbers;
             match which {
@@ -43,6 +43,7 @@ fn delivery_event() -> impl Strategy<Value = Event> {
                 3 => Event::Requeued { queue, subscription, runs, due_us: deadline_us, counted },
                 4 => Event::Purged { queue, end: runs[0].first },
                 5 => Event::Cancelled { queue, offset: runs[0].first },
+                8 => Event::OffsetsSkipped { queue, end: runs[0].first },
                 6 | 7 => {
                     let (subscription, place) = (SubscriptionId(subscription.0 >> 1), runs[0].first);
                     let refs = runs.iter().enumerate().map(|(at, run)| Ref {
@@ -288,6 +289,7 @@ fn one_of_each() -> Vec<(&'static str, Record)> {
         ),
         ("Paused", encode(&Event::Paused { queue, subscription: None, pause })),
         ("Resumed", encode(&Event::Resumed { queue, subscription: Some(subscription) })),
+        ("OffsetsSkipped", encode(&Event::OffsetsSkipped { queue, end: Offset(71_000) })),
     ]
 }
 

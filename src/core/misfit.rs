@@ -100,7 +100,9 @@ impl State {
             Event::Recalled { queue, subscription, refs, .. } => {
                 self.admits_refs(*queue, *subscription, refs)
             }
-            Event::QueueUpdated { queue, .. } | Event::Resumed { queue, subscription: None } => {
+            Event::QueueUpdated { queue, .. }
+            | Event::OffsetsSkipped { queue, .. }
+            | Event::Resumed { queue, subscription: None } => {
                 self.queue(*queue).map(drop).ok_or(Misfit::NoQueue(*queue))
             }
             Event::SubscriptionUpdated { queue, subscription, .. }

@@ -49,5 +49,9 @@ pub struct Decision<T> {
     pub events: Vec<Event>,
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+mod harness;
 #[cfg(test)]
 mod tests;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod walk;

@@ -11,7 +11,9 @@
 //!   one changes nothing, since it waits already.
 
 use std::cell::LazyCell;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
+
+use rustc_hash::{FxBuildHasher, FxHashSet};
 
 use super::Decision;
 use super::consume::{due_in, gives_up, requeue};
@@ -22,6 +24,7 @@ use super::state::{State, Subscription};
 use super::types::{Ending, Settled};
 use crate::clock::Now;
 use crate::ids::Offset;
+use crate::planted;
 use crate::record::meta::DeadLetterReason;
 
 /// A checked acknowledgement id: one lease of one message.
@@ -49,6 +52,7 @@ fn standing(state: &State, subscription: &Subscription, end: Offset, token: AckT
         Some(outstanding) if outstanding.lease == token.lease => Standing::Held,
         // A lease that the log lost in a crash is newer than the one it knows.
         Some(outstanding) if token.lease > outstanding.lease => Standing::Held,
+        Some(_) if planted::bug("stale-ack-taken") => Standing::Held,
         Some(_) => Standing::HandedOutAgain,
         None => Standing::Held,
     })
@@ -89,7 +93,7 @@ pub fn settle(
     now: Now,
 ) -> Decision<Settlement> {
     let gives_up = LazyCell::new(|| gives_up(state, subscription));
-    let mut seen = HashSet::new();
+    let mut seen = FxHashSet::with_capacity_and_hasher(endings.len(), FxBuildHasher);
     let mut acked = Vec::new();
     let mut released = Vec::new();
     let mut retried: BTreeMap<u64, Vec<Offset>> = BTreeMap::new();
@@ -117,7 +121,10 @@ pub fn settle(
                     }
                     Ending::Retry { delay_us, .. } => {
                         let policy = || subscription.backoff_us(token.offset, attempts);
-                        let due_us = due_in(delay_us.unwrap_or_else(policy), now);
+                        let due_us = match planted::bug("retry-delay-forgotten") {
+                            true => 0,
+                            false => due_in(delay_us.unwrap_or_else(policy), now),
+                        };
                         retried.entry(due_us).or_default().push(token.offset);
                     }
                     Ending::Reject { error } => give_up(DeadLetterReason::Rejected, error),

@@ -229,6 +229,7 @@ impl State {
                 self.finished(*queue, *subscription, &[OffsetRun { first: *offset, count: 1 }]);
             }
             Event::Purged { queue, end } => self.purged(*queue, *end),
+            Event::OffsetsSkipped { queue, end } => self.skip_offsets(*queue, *end),
             Event::Cancelled { queue, offset } => {
                 let runs = [OffsetRun { first: *offset, count: 1 }];
                 let subscriptions: Vec<_> = self.listed(*queue).subscriptions.values().copied().collect();
@@ -384,6 +385,14 @@ impl State {
         let subscriptions: Vec<_> = queue.subscriptions.values().copied().collect();
         subscriptions.into_iter().for_each(|one| self.delivery(one).finish_below(end));
         self.advance_first_offset(id);
+    }
+
+    fn skip_offsets(&mut self, id: QueueId, end: Offset) {
+        let first = self.listed(id).next_offset;
+        self.lose_messages(id, end);
+        let skipped = [OffsetRun { first, count: end.0.saturating_sub(first.0) }];
+        let subscriptions: Vec<_> = self.listed(id).subscriptions.values().copied().collect();
+        subscriptions.into_iter().for_each(|one| self.finished(id, one, &skipped));
     }
 
     /// The lowest floor of the queue's subscriptions; without any, retention alone keeps messages.

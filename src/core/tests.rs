@@ -1,7 +1,6 @@
 //! Tests by operation: what is decided, and what the state says after it is applied.
 
 mod change;
-mod harness;
 mod misfit;
 mod rebuild;
 mod remove;
@@ -9,9 +8,9 @@ mod retry;
 mod snapshot;
 mod spill;
 
-use self::harness::*;
 use super::consume::{self, Handed};
 use super::dead_letter::{self, FreshUids, Letter, NoDeadLetter};
+use super::harness::{self, *};
 use super::state::State;
 use super::types::*;
 use super::{admin, settle};

@@ -10,6 +10,7 @@ use memmap2::{Advice, Mmap};
 use rustix::fs::{FallocateFlags, FlockOperation};
 
 use super::{Disk, DiskError, DiskFile, DiskLock, Entry, Mapped, Operation, read_whole};
+use crate::planted;
 
 /// Most parts that one call to the kernel takes.
 const PARTS_MAX: usize = 1024;
@@ -159,6 +160,7 @@ impl DiskFile for RealFile {
         while !parts.is_empty() {
             let some = &parts[..parts.len().min(PARTS_MAX)];
             match rustix::io::pwritev(&self.file, some, position) {
+                Ok(_) if planted::bug("short-write-taken-as-whole") => return Ok(()),
                 Ok(0) => return Err(self.error(Operation::Write, io::ErrorKind::WriteZero)),
                 Ok(written) => {
                     IoSlice::advance_slices(&mut parts, written);

@@ -18,7 +18,7 @@ use super::error::Error;
 use super::message::{Message, system_time};
 use super::options::{duration_us, lease_us};
 use super::subscription::Subscription;
-use crate::broker::api::{self, Consumer, Settlement};
+use crate::broker::api::{self, AckId, Consumer, Settlement};
 use crate::core::types::{Ending, Settled};
 use crate::limits::{CREDIT_BYTES_MAX, ERROR_TEXT_BYTES_MAX, RETRY_DELAY_US_MAX};
 use crate::names::SubscriptionName;
@@ -44,7 +44,7 @@ pub struct Delivery {
     pub publish_time: SystemTime,
     /// How it came into a dead-letter queue, if this is one.
     pub dead_letter: Option<DeadLetter>,
-    ack_id: String,
+    ack_id: AckId,
     subscription: Subscription,
 }
 
@@ -70,8 +70,8 @@ impl Delivery {
         })
     }
 
-    pub(super) fn ack_id(&self) -> &str {
-        &self.ack_id
+    pub(super) fn ack_id(&self) -> AckId {
+        self.ack_id
     }
 
     /// Finishes the message: it does not come to this subscription again. Counts even if the lease has run out, as long
@@ -119,13 +119,13 @@ impl Delivery {
     /// As [`Delivery::ack`]; [`Error::Range`].
     pub async fn extend(&self, lease: Duration) -> Result<(), Error> {
         let Subscription { shared, name } = &self.subscription;
-        let extended = shared.broker.extend(name.clone(), vec![self.ack_id.clone()], lease_us(lease)?).await;
+        let extended = shared.broker.extend(name.clone(), vec![self.ack_id], lease_us(lease)?).await;
         self.outcome(extended)
     }
 
     async fn end(&self, ending: Ending) -> Result<(), Error> {
         let Subscription { shared, name } = &self.subscription;
-        let settlement = Settlement { ack_id: self.ack_id.clone(), ending };
+        let settlement = Settlement { ack_id: self.ack_id, ending };
         let settled = shared.broker.settle(name.clone(), vec![settlement]).await;
         self.outcome(settled)
     }
@@ -253,7 +253,7 @@ impl Drop for Deliveries {
         }
         if !unseen.is_empty() {
             let Subscription { shared, name } = &self.subscription;
-            shared.broker.release(name.clone(), unseen);
+            shared.broker.release(name.clone(), unseen.into_iter().map(|delivery| delivery.ack_id));
         }
     }
 }

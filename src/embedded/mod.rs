@@ -35,7 +35,7 @@ pub use options::SubscriptionOptions;
 pub use queue::{Queue, Receipt};
 pub use subscription::Subscription;
 
-pub use crate::core::LostMessages;
+pub use crate::broker::QueueOffsets;
 pub use crate::core::types::{Reject, Start};
 pub use crate::log::{Damage, Torn};
 pub use crate::record::bounds::OutOfBounds;
@@ -111,7 +111,9 @@ pub struct Recovery {
     /// Data loss: parts of the log that could not be read. Their bytes are kept.
     pub damage: Vec<Damage>,
     /// Data loss: messages that are known to be lost with them.
-    pub lost: Vec<LostMessages>,
+    pub lost: Vec<QueueOffsets>,
+    /// Data loss: offsets of messages that may be lost with them, and that are given to no others.
+    pub left_out: Vec<QueueOffsets>,
     /// Data loss: segments whose files are missing.
     pub missing: Vec<SegmentNumber>,
     /// Files that were not of the log, where they are now.
@@ -229,13 +231,14 @@ fn run(
         let opened = node::open(data_dir, SEGMENT_BYTES_DEFAULT)?;
         Ok((runtime, opened))
     });
-    let (runtime, Opened { broker, task, waiting_messages, torn, damage, lost, set_aside, missing, .. }) =
-        match started {
-            Ok(started) => started,
-            // Who has gone away wants no answer.
-            Err(error) => return drop(opened.send(Err(error))),
-        };
-    let recovery = Recovery { waiting_messages, torn, damage, lost, missing, set_aside };
+    let (runtime, found) = match started {
+        Ok(started) => started,
+        // Who has gone away wants no answer.
+        Err(error) => return drop(opened.send(Err(error))),
+    };
+    let Opened { broker, task, waiting_messages, torn, damage, lost, left_out, set_aside, missing, .. } =
+        found;
+    let recovery = Recovery { waiting_messages, torn, damage, lost, left_out, missing, set_aside };
     // Should the caller have gone away, this was the last handle: the broker closes at once.
     let _ = opened.send(Ok((broker, recovery)));
     let result = runtime.block_on(task.run());

@@ -9,7 +9,6 @@ use super::error::Error;
 use super::message::{Message, Stored};
 use super::options::SubscriptionOptions;
 use super::subscription::Subscription;
-use crate::admission::Permit;
 use crate::broker::pipeline::{Publish, Publishing};
 use crate::names::{Name, QueueName, SubscriptionName};
 use crate::record::bounds;
@@ -31,8 +30,6 @@ pub struct Queue {
 pub struct Receipt {
     publishing: Publishing,
     shared: Arc<Shared>,
-    /// Given back with the answer.
-    _memory: Permit,
 }
 
 impl Future for Receipt {
@@ -86,8 +83,8 @@ impl Queue {
         bounds::check_bytes(bytes)?;
         let memory = self.shared.admission.wait(bytes as u64).await;
         let publish = Publish { queue: self.name.clone(), messages, producer: None };
-        let publishing = self.shared.broker.publish_all(vec![publish]);
-        Ok(Receipt { publishing, shared: self.shared.clone(), _memory: memory })
+        let publishing = self.shared.broker.publish_all(vec![publish], Some(memory));
+        Ok(Receipt { publishing, shared: self.shared.clone() })
     }
 
     /// Makes a subscription: a reader of all messages of the queue with its own state.

@@ -68,8 +68,7 @@ impl Subscription {
     /// [`Error::Refused`] if the subscription does not exist; [`Error::DiskFull`] if not even this can be written;
     /// [`Error::Closed`]; [`Error::Stopped`]. A delivery of another subscription counts as [`Error::LeaseLost`].
     pub async fn ack_batch(&self, deliveries: &[Delivery]) -> Result<Vec<Result<(), Error>>, Error> {
-        let ack =
-            |delivery: &Delivery| Settlement { ack_id: delivery.ack_id().to_owned(), ending: Ending::Ack };
+        let ack = |delivery: &Delivery| Settlement { ack_id: delivery.ack_id(), ending: Ending::Ack };
         let settlements = deliveries.iter().map(ack).collect();
         let settled = self.shared.broker.settle(self.name.clone(), settlements).await;
         let settled = settled.map_err(|error| self.shared.error(error))?;

@@ -14,11 +14,11 @@ use std::path::PathBuf;
 
 use super::directory::list_if_there;
 use super::error::{FrameFault, LogError};
-use super::frame::FRAME_BYTES_MAX;
+use super::frame::{FRAME_ALIGN, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FRAME_TRAILER_BYTES};
 use super::recovery::{FIRST_FRAME_AT, Opened, Recovery, open_listed, open_segment};
-use super::salvage::{Damage, Hole, search};
+use super::salvage::{Damage, Hole, is_zero, search};
 use super::segment::{self, Blank, Salts};
-use super::tail::Chain;
+use super::tail::{Chain, Current};
 use super::window::Window;
 use super::{index, packed};
 use crate::disk::{Disk, DiskFile, Entry, join};
@@ -84,6 +84,7 @@ pub struct Judged {
 pub fn judge(recovery: &Recovery<'_>, fault: FrameFault) -> Result<Judged, LogError> {
     let mut remains = Vec::new();
     let mut blanks = Vec::new();
+    refuse_short(recovery)?;
     judge_current(recovery, fault, &mut remains);
     for listed in &recovery.listed {
         let opened = open_listed(recovery.disk, *listed, recovery.cluster)?;
@@ -123,6 +124,18 @@ pub fn settle(recovery: &mut Recovery<'_>, fault: FrameFault) -> Result<Ending, 
     }
     remove_temps(recovery.disk, &entries)?;
     Ok(ending)
+}
+
+/// Until the next segment is listed, the writer keeps a block free for that behind the last frame. A file that lacks it
+/// was cut short: for the first segment nothing else says how long it was.
+fn refuse_short(recovery: &Recovery<'_>) -> Result<(), LogError> {
+    let Current { segment, position, bytes: found, .. } = recovery.current;
+    let expected = position + FRAME_ALIGN;
+    if !recovery.listed.is_empty() || found >= expected {
+        return Ok(());
+    }
+    let path = recovery.disk.full_path(&segment::path(segment));
+    Err(LogError::SegmentShort { segment, path, found, expected })
 }
 
 /// What is behind the last good frame in its own segment was never finished.
@@ -169,7 +182,7 @@ fn is_blank(
 ) -> Result<bool, LogError> {
     let end = window.file_len().min(BLANK_BYTES_READ);
     let header = window.get(0, end.min(FIRST_FRAME_AT) as usize)?.expect("within the file");
-    if header.iter().any(|byte| *byte != 0) {
+    if !is_zero(header) {
         return Ok(false);
     }
     let seen = search(window, segment, Some(salts.of(segment)), chain, FIRST_FRAME_AT..end)?;
@@ -284,7 +297,8 @@ fn free_name(disk: &dyn Disk, base: &str) -> Result<String, LogError> {
 }
 
 /// Writes the last good frame again, and the segment's header with it if it is the first: after a sync that failed
-/// they may be in the page cache alone, and reading them proves nothing.
+/// they may be in the page cache alone, and reading them proves nothing. A power cut may have torn the copy of the
+/// frame's header at its end, which is whole then.
 pub fn rewrite_last_frame(recovery: &Recovery<'_>) -> Result<(), LogError> {
     let last = recovery.last_frame;
     let end = last.position + last.length;
@@ -292,6 +306,9 @@ pub fn rewrite_last_frame(recovery: &Recovery<'_>) -> Result<(), LogError> {
     let mut bytes = vec![0; (end - from) as usize];
     let file = &recovery.current.file;
     file.read_at(&mut bytes, from)?;
+    let header_at = (last.position - from) as usize;
+    let copy_at = bytes.len() - FRAME_TRAILER_BYTES;
+    bytes.copy_within(header_at..header_at + FRAME_HEADER_BYTES, copy_at);
     file.write_at(&mut [IoSlice::new(&bytes)], from)?;
     Ok(file.sync_data()?)
 }

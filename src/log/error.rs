@@ -36,7 +36,7 @@ pub enum LogError {
     )]
     SegmentMissing { segment: SegmentNumber, path: PathBuf },
     #[error(
-        "data loss: segment {segment} has {found} bytes instead of {expected}: {} was cut short; restore the file",
+        "data loss: segment {segment} has {found} bytes and needs at least {expected}: {} was cut short; restore the file",
         path.display()
     )]
     SegmentShort { segment: SegmentNumber, path: PathBuf, found: u64, expected: u64 },
@@ -62,7 +62,7 @@ pub enum LogError {
          set aside then", path.display()
     )]
     CheckpointDamaged { path: PathBuf, what: CheckpointFault },
-    #[error("the log's thread has panicked; this is a bug")]
+    #[error("a thread of the log has panicked; this is a bug")]
     Panicked,
 }
 

@@ -22,6 +22,7 @@ use super::{CheckpointEnd, Index, LogEvent, OnEvent, Reader, packed, segment};
 use crate::disk::Disk;
 use crate::host::{Host, Receiver, Sender, Thread, channel};
 use crate::ids::{Offset, QueueId, SegmentNumber};
+use crate::planted;
 
 /// Whether some message of a queue below an offset may still be needed. Once false it stays so.
 pub type Live = Arc<dyn Fn(QueueId, Offset) -> bool + Send + Sync>;
@@ -133,7 +134,8 @@ impl House {
         // Without one the only base could be damaged one day; then everything before it is needed.
         let fallback = self.checkpoints.fallback();
         if let Some(fallback) = fallback {
-            self.remove_files(mark.set.dropped_before(fallback.lsn()))?;
+            let covered = if planted::bug("unlinked-before-checkpoint") { mark.lsn } else { fallback.lsn() };
+            self.remove_files(mark.set.dropped_before(covered))?;
         }
         self.index.write_sealed()?;
         if let Some(fallback) = fallback {
@@ -164,12 +166,17 @@ impl House {
             }
         }
         self.index.wait_for_opening();
-        let in_use = self.reader.close(&segments);
+        let mut in_use = self.reader.close(&segments);
+        if planted::bug("recycled-while-read") {
+            in_use.clear();
+        }
         let (in_use, free): (Vec<_>, Vec<_>) = free.into_iter().partition(|segment| in_use.contains(segment));
         for segment in in_use {
             self.disk.remove(&segment::free_path(segment))?;
         }
-        self.disk.sync_dir("log")?;
+        if !planted::bug("free-names-not-synced") {
+            self.disk.sync_dir("log")?;
+        }
         self.disk.sync_dir(packed::DIR)?;
         self.supply.give(free)?;
         self.inbox.keep_up(Upkeep::Forget(segments));
@@ -182,8 +189,8 @@ impl House {
         for sealed in self.index.sealed_before(end) {
             let segment = sealed.segment;
             match self.index.find_live(&sealed, live) {
-                Ok(Some(_)) => {}
-                Ok(None) => dead.push(segment),
+                Ok(Some(_)) if !planted::bug("live-segment-dropped") => {}
+                Ok(_) => dead.push(segment),
                 // Nothing is dropped because it cannot be read.
                 Err(error) => {
                     tracing::error!(%segment, %error, "a segment cannot be looked through; it stays")

@@ -21,10 +21,11 @@ use super::supply::Supply;
 use super::system::{SegmentAdded, ServerStarted};
 use super::tail::{self, Blanks, Chain, Current, Room, Tail};
 use super::writer::{Inbox, Writer};
-use super::{Index, Log, LogOptions, OnEvent, OpenReport, StateMachine};
+use super::{Index, Log, LogEvent, LogOptions, OnEvent, OpenReport, StateMachine};
 use crate::disk::{CountedDisk, Disk, DiskError, Operation};
 use crate::host::{Host, RealHost};
 use crate::ids::{SegmentNumber, Uid};
+use crate::planted;
 use crate::record::Record;
 use crate::record::envelope::encoded_len;
 
@@ -95,7 +96,9 @@ pub fn open_on(
     // Segments that were sealed before this start may lack their index files.
     keeper.give(Job::Sealed);
     let wake = Box::new(move || waker.spare_ready());
-    let spares = SpareMaker::start(supply, wake, &*host).map_err(no_thread)?;
+    let told = on_event.clone();
+    let tell = Box::new(move || told(LogEvent::Room(Room::Exhausted)));
+    let spares = SpareMaker::start(supply, wake, tell, &*host).map_err(no_thread)?;
     let closer = spares.closer();
     let writer = Writer {
         inbox: inbox.clone(),
@@ -211,6 +214,11 @@ fn resume(
     let newest = checkpoint::points(&found.files).next();
     let mark = newest.map(|newest| {
         let (mark, image) = checkpoint::image(direct.disk, cluster, &newest)?;
+        let stale = checkpoint::points(&found.files).last().filter(|_| planted::bug("stale-checkpoint"));
+        let image = match stale {
+            Some(stale) => checkpoint::image(direct.disk, cluster, &stale)?.1,
+            None => image,
+        };
         machine.restore(image)?;
         Ok::<_, LogError>(mark)
     });

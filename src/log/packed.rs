@@ -237,21 +237,28 @@ fn temp_path(segment: SegmentNumber) -> String {
     format!("{}.tmp", segment::path(segment))
 }
 
-/// Packed segments that are not of the log, and all that is in them is in segments that are: their `SegmentReplaced`
-/// record was not durable. One can have been made of others of them, which have lower numbers.
+/// Packed segments that are not of the log, and all that is needed of them is in segments that are: their
+/// `SegmentReplaced` record was not durable. One can have been made of others of them, which have lower numbers, and of
+/// segments in which nothing was needed any more, and which have left while it was made.
 pub fn unfinished(
     disk: &dyn Disk,
     cluster: Uid,
     set: &SegmentSet,
 ) -> Result<BTreeSet<SegmentNumber>, DiskError> {
-    let of_log = |segment: SegmentNumber| set.contains(segment) || set.was_dropped(segment);
     let entries = disk.list(DIR)?;
     let there: BTreeSet<_> = entries.iter().filter_map(|entry| segment::parse_name(&entry.name)).collect();
+    let of_log = |segment: &SegmentNumber| set.contains(*segment) || set.was_dropped(*segment);
     let mut unfinished = BTreeSet::new();
-    for segment in there.into_iter().filter(|segment| !of_log(*segment)) {
+    for segment in there.into_iter().filter(|segment| !of_log(segment)) {
         let header = PackedHeader::read(disk, segment)?.filter(|header| header.cluster == cluster);
-        let is_there = |old: &SegmentNumber| of_log(*old) || unfinished.contains(old);
-        if header.is_some_and(|header| !header.replaced.is_empty() && header.replaced.iter().all(is_there)) {
+        let Some(header) = header.filter(|header| !header.replaced.is_empty()) else { continue };
+        let mut is_needed = false;
+        for old in header.replaced {
+            let is_there = set.contains(old) && disk.exists(&segment::path(old))?;
+            let has_left = set.was_dropped(old) || set.has_forgotten(old);
+            is_needed |= !is_there && !has_left && !unfinished.contains(&old);
+        }
+        if !is_needed {
             unfinished.insert(segment);
         }
     }
@@ -334,11 +341,24 @@ mod tests {
         let disk = crate::disk::RealDisk::new(dir.path());
         ["log", DIR, "quarantine"].into_iter().for_each(|dir| disk.create_dir(dir).unwrap());
         let mut set = SegmentSet::default();
-        set.add(super::super::system::SegmentAdded { segment: SegmentNumber(3), bytes: 8192 });
+        let [left, there, lost] = [2, 3, 4].map(SegmentNumber);
+        for segment in [left, there, lost] {
+            set.add(super::super::system::SegmentAdded { segment, bytes: 8192 });
+        }
+        set.drop_segments(&[left], Lsn(9));
+        set.forget(&[left]);
+        std::fs::write(dir.path().join(segment::path(there)), "any").unwrap();
         let packed = |number| PACKED_FIRST.plus(number);
-        for (number, replaced) in [(5, SegmentNumber(3)), (7, packed(5)), (8, packed(6)), (9, packed(7))] {
+        let made_of: [(u64, &[SegmentNumber]); _] = [
+            (5, &[left, there]),
+            (7, &[packed(5)]),
+            (8, &[packed(6)]),
+            (9, &[packed(7)]),
+            (10, &[there, lost]),
+        ];
+        for (number, replaced) in made_of {
             let segment = packed(number);
-            let header = PackedHeader { segment, replaced: vec![replaced], ..header() };
+            let header = PackedHeader { segment, replaced: replaced.to_vec(), ..header() };
             std::fs::write(dir.path().join(segment::path(segment)), header.encode()).unwrap();
         }
         let cluster = header().cluster;
@@ -347,8 +367,8 @@ mod tests {
         // A start that was killed has left these.
         abandon(&disk, packed(9));
         let settled = settle(&disk, cluster, &set).unwrap();
-        let aside = dir.path().join("quarantine/01000000000000000008.seg");
-        assert_eq!((settled.set_aside, settled.missing), (vec![aside], vec![]));
+        let aside = [8, 10].map(|number| dir.path().join(format!("quarantine/{:020}.seg", packed(number).0)));
+        assert_eq!((settled.set_aside, settled.missing), (aside.to_vec(), vec![]));
         assert_eq!(std::fs::read_dir(dir.path().join(DIR)).unwrap().count(), 0);
     }
 }

@@ -16,6 +16,7 @@ use super::error::LogError;
 use super::{Location, Piece, Plan, segment};
 use crate::disk::{Disk, DiskError, DiskFile};
 use crate::ids::{Offset, QueueId, SegmentNumber};
+use crate::planted;
 use crate::record::envelope::Claimed;
 use crate::record::run::{RunEntry, RunHead};
 use crate::record::{Lane, RecordError, RecordHead};
@@ -220,7 +221,8 @@ impl<'a> PlanRead<'a> {
 
 /// What was read, if it is what was planned: the index and the segment must agree on whose messages lie there.
 fn the_one(piece: &Piece, read: RunRead) -> Result<RunRead, ReadError> {
-    if (read.queue, read.first_offset) == (piece.queue, piece.first_offset) {
+    let agrees = (read.queue, read.first_offset) == (piece.queue, piece.first_offset);
+    if agrees || planted::bug("index-trusted-over-log") {
         return Ok(read);
     }
     Err(damaged(piece.location, RecordError::Invalid { what: "its place: the index has another run there" }))
@@ -290,7 +292,7 @@ fn read_run(
         let offset = head.offset.plus(u64::from(entry.index));
         let from = (entry.position - start) as usize;
         let message = bytes.slice(from..from + entry.len() as usize);
-        if !entry.verify(&message) {
+        if !entry.verify(&message) && !planted::bug("message-crc-ignored") {
             read.damaged.push(offset);
             continue;
         }

@@ -23,6 +23,7 @@ use super::window::Window;
 use super::{Index, Location, Replayed, StateMachine, directory};
 use crate::disk::Disk;
 use crate::ids::{Lsn, SegmentNumber, Uid};
+use crate::planted;
 use crate::record::{Kind, RecordError, RecordHead};
 
 pub const FIRST_FRAME_AT: u64 = SEGMENT_HEADER_BYTES as u64;
@@ -104,7 +105,10 @@ impl<'a> Recovery<'a> {
         index.begin(recovery.start.segment);
         loop {
             let fault = recovery.read_segment(machine, index)?;
-            if recovery.enter_next(index)? || recovery.pass_damage(fault, machine, index)? {
+            if recovery.enter_next(index)? {
+                continue;
+            }
+            if !planted::bug("log-cut-at-damage") && recovery.pass_damage(fault, machine, index)? {
                 continue;
             }
             // The first frame was durable before the first start was finished, and all that a checkpoint includes
@@ -213,7 +217,7 @@ impl<'a> Recovery<'a> {
                 after_damage,
                 head,
             };
-            if head.lsn >= self.replay_from {
+            if head.lsn >= self.replay_from.plus(u64::from(planted::bug("replay-begins-late"))) {
                 note(&mut self.set, &mut self.listed, &mut self.incarnation, index, &head)
                     .map_err(refused)?;
                 if head.kind == Kind::ServerStarted {
@@ -422,7 +426,7 @@ fn check_frame(
         && header.previous_crc == chain.previous_crc
         && header.first_lsn == chain.lsn
         && header.epoch >= chain.epoch;
-    if !follows {
+    if !follows && !planted::bug("chain-ignored") {
         return Ok(Err(FrameFault::Chain));
     }
     if header.frame_len() > window.file_len() - position {
@@ -430,7 +434,7 @@ fn check_frame(
     }
     let payload_at = position + FRAME_HEADER_BYTES as u64;
     let payload = window.get(payload_at, header.payload_len as usize)?.expect("within the file");
-    if salted(current.salt, payload) != header.payload_crc {
+    if salted(current.salt, payload) != header.payload_crc && !planted::bug("frame-crc-ignored") {
         return Ok(Err(FrameFault::PayloadChecksum));
     }
     Ok(Ok((header, crc)))

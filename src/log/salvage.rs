@@ -83,6 +83,12 @@ pub struct Seen {
     pub filled_to: Option<u64>,
 }
 
+/// Whether all of a block's bytes are 0. Compared as a whole, which is faster than byte by byte.
+pub fn is_zero(block: &[u8]) -> bool {
+    const ZEROES: [u8; FRAME_ALIGN as usize] = [0; FRAME_ALIGN as usize];
+    block.chunks(ZEROES.len()).all(|part| *part == ZEROES[..part.len()])
+}
+
 /// Looks in a part of a segment for the first frame that came later than `chain` stands; without a salt none can be
 /// known.
 pub fn search(
@@ -98,7 +104,7 @@ pub fn search(
     while position < part.end {
         let length = FRAME_ALIGN.min(file_len - position);
         let block = window.get(position, length as usize)?.expect("within the file");
-        if block.iter().any(|byte| *byte != 0) {
+        if !is_zero(block) {
             let end = position + length;
             seen.filled_to = Some(end);
             let header = salt.and_then(|salt| FrameHeader::decode(block, salt).ok());

@@ -65,6 +65,12 @@ impl SegmentSet {
         self.dropped.contains_key(&segment)
     }
 
+    /// Whether a segment was dropped, and its file is gone for good: it has a number that was given, and is not known.
+    pub fn has_forgotten(&self, segment: SegmentNumber) -> bool {
+        let highest = if packed::is_packed(segment) { Some(self.packed_highest) } else { self.highest() };
+        !self.contains(segment) && !self.was_dropped(segment) && Some(segment) <= highest
+    }
+
     /// Segments that a record before `lsn` dropped and whose files may still be there.
     pub fn dropped_before(&self, lsn: Lsn) -> Vec<SegmentNumber> {
         self.dropped.iter().filter(|(_, at)| **at < lsn).map(|(segment, _)| *segment).collect()
@@ -179,6 +185,8 @@ mod tests {
         assert_eq!(set.highest(), Some(SegmentNumber(4)), "its number was used");
         set.forget(&[SegmentNumber(2)]);
         assert!(!set.was_dropped(SegmentNumber(2)) && set.was_dropped(SegmentNumber(4)));
+        let forgotten = (1..9).map(SegmentNumber).filter(|segment| set.has_forgotten(*segment));
+        assert_eq!(forgotten.collect::<Vec<_>>(), [SegmentNumber(2)]);
     }
 
     #[test]
@@ -194,6 +202,7 @@ mod tests {
         set.drop_segments(&[second.segment], Lsn(11));
         set.forget(&[first.segment, second.segment]);
         assert_eq!((set.next_packed(), set.packed_bytes()), (packed(3, 0).segment, 0));
+        assert!(set.has_forgotten(second.segment) && !set.has_forgotten(packed(3, 0).segment));
     }
 
     #[test]

@@ -18,12 +18,15 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// Tells the writer that a file is ready, or cannot be made now.
 pub type Wake = Box<dyn Fn() + Send>;
+/// Tells the log's owner that the writer waits for space.
+pub type Tell = Box<dyn Fn() + Send>;
 
 /// A thread that prepares one file at a time.
-#[derive(Debug)]
 pub struct SpareMaker {
     shared: Arc<Shared>,
     thread: Option<Thread>,
+    tell: Tell,
+    told: bool,
 }
 
 #[derive(Debug)]
@@ -60,7 +63,7 @@ enum State {
 }
 
 impl SpareMaker {
-    pub fn start(supply: Arc<Supply>, wake: Wake, host: &dyn Host) -> std::io::Result<Self> {
+    pub fn start(supply: Arc<Supply>, wake: Wake, tell: Tell, host: &dyn Host) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::new(State::Idle),
             changed: Condvar::new(host),
@@ -72,7 +75,12 @@ impl SpareMaker {
             move || shared.work(&supply, &wake)
         };
         let thread = host.spawn("log-spare", Box::new(work))?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { shared, thread: Some(thread), tell, told: false })
+    }
+
+    /// Whether it was told since the last call that the writer waits for space.
+    pub fn take_told(&mut self) -> bool {
+        std::mem::take(&mut self.told)
     }
 
     pub fn closer(&self) -> Closer {
@@ -170,6 +178,11 @@ impl Blanks for SpareMaker {
                 State::Starved(_, error) if self.shared.closing.load(Ordering::Relaxed) => return Err(error),
                 State::Ended => return Err(LogError::Panicked),
                 other => *state = other,
+            }
+            // More was under way than was left; who waits behind it must know why.
+            if matches!(*state, State::Starved(..)) && !self.told {
+                self.told = true;
+                (self.tell)();
             }
             state = self.shared.changed.wait(&self.shared.state, state);
         }

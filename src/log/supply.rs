@@ -31,6 +31,7 @@ use super::segment::{self, Blank, SEGMENT_HEADER_BYTES};
 use super::tail::AHEAD;
 use crate::disk::{Disk, DiskError, DiskFile};
 use crate::ids::SegmentNumber;
+use crate::planted;
 
 const KEPT_MIN: usize = AHEAD + 1;
 /// At 64 MiB a file: half a GiB.
@@ -153,6 +154,9 @@ impl Supply {
 
     fn name(&self, from: &str, segment: SegmentNumber) -> Result<(), DiskError> {
         self.disk.rename(from, &segment::path(segment))?;
+        if planted::bug("segment-name-not-synced") {
+            return Ok(());
+        }
         self.disk.sync_dir("log")
     }
 

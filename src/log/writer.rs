@@ -17,6 +17,7 @@ use super::spare::SpareMaker;
 use super::system::SegmentsReplaced;
 use super::tail::{Blanks, Room, Tail};
 use super::{Batch, LogEvent, OnEvent};
+use crate::drill;
 use crate::host::{Condvar, Host, Sender};
 use crate::ids::SegmentNumber;
 
@@ -248,6 +249,9 @@ impl Writer {
     }
 
     fn report_room(&mut self) {
+        if self.spares.take_told() {
+            self.room = Room::Exhausted;
+        }
         let room = self.tail.room(self.spares.starved());
         if room != self.room {
             self.room = room;
@@ -256,6 +260,7 @@ impl Writer {
     }
 
     fn commit(&mut self, pending: &mut VecDeque<Queued>) -> Result<(), LogError> {
+        drill::point("log");
         let mut bytes = 0;
         let mut count = 0;
         for queued in pending.iter() {

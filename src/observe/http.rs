@@ -11,7 +11,7 @@ use axum::routing::get;
 
 use super::metrics::Metrics;
 use super::readiness::{Phase, Readiness};
-use crate::admission::{Admission, Outflow};
+use crate::admission::{Budgets, Outflow};
 use crate::broker::api::Broker;
 
 /// How long a scrape waits for the broker's figures.
@@ -22,7 +22,7 @@ const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 #[derive(Clone, Debug)]
 pub struct Sources {
     pub broker: Broker,
-    pub admission: Admission,
+    pub budgets: Budgets,
     pub outflow: Outflow,
     pub metrics: Metrics,
     pub readiness: Readiness,
@@ -42,7 +42,7 @@ async fn show_metrics(State(sources): State<Sources>) -> impl IntoResponse {
     let stats = stats.ok().and_then(Result::ok);
     (
         [(header::CONTENT_TYPE, PROMETHEUS_TEXT)],
-        sources.metrics.render(stats, &sources.admission, &sources.outflow),
+        sources.metrics.render(stats, &sources.budgets, &sources.outflow),
     )
 }
 

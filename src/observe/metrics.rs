@@ -14,7 +14,7 @@ use metrics::{
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::space::SpaceFigures;
-use crate::admission::{Admission, Outflow};
+use crate::admission::{Budgets, Outflow};
 use crate::broker::api::ServerStats;
 
 /// Upper bounds of call durations, seconds.
@@ -89,10 +89,10 @@ impl Metrics {
     }
 
     /// All metrics as text; `stats` are the broker's figures, none if it did not answer.
-    pub fn render(&self, stats: Option<ServerStats>, admission: &Admission, outflow: &Outflow) -> String {
+    pub fn render(&self, stats: Option<ServerStats>, budgets: &Budgets, outflow: &Outflow) -> String {
         self.server.set(stats);
-        self.server.admitted_bytes.set(admission.used_bytes() as f64);
-        self.server.budget_bytes.set(admission.budget_bytes() as f64);
+        self.server.admitted_bytes.set(budgets.used_bytes() as f64);
+        self.server.budget_bytes.set(budgets.budget_bytes() as f64);
         self.server.outflow_bytes.set(outflow.used_bytes() as f64);
         self.server.outflow_budget_bytes.set(outflow.budget_bytes() as f64);
         self.server.readers_cut.absolute(outflow.cuts());
@@ -114,6 +114,25 @@ impl Metrics {
             &*self.recorder,
             || counter!("forebay_rpc_calls_total", "method" => method, "code" => code),
         )
+    }
+
+    /// Connections that are open.
+    pub(super) fn connections_open(&self) -> Gauge {
+        metrics::with_local_recorder(&*self.recorder, || {
+            described_gauge("forebay_connections", "Open connections of gRPC")
+        })
+    }
+
+    /// A counter of connections that were cut for one reason.
+    pub(super) fn connections_cut(&self, reason: &'static str) -> Counter {
+        metrics::with_local_recorder(&*self.recorder, || {
+            describe_counter!(
+                "forebay_connections_cut_total",
+                "Connections of gRPC that were not let in or ended by the server since the start, by why: their \
+                 address had its share, they were slow to begin, flooded, or had no work"
+            );
+            counter!("forebay_connections_cut_total", "reason" => reason)
+        })
     }
 
     /// The durations of one method's calls.
@@ -258,12 +277,12 @@ mod tests {
     fn figures_are_rendered_with_help() {
         let metrics = Metrics::default();
         let stats = ServerStats { queues: 3, log_bytes: 67_108_864, commits: 9, ..ServerStats::default() };
-        let text = metrics.render(Some(stats), &Admission::new(1 << 20, 0), &Outflow::new(2 << 20));
+        let text = metrics.render(Some(stats), &Budgets::default(), &Outflow::new(2 << 20));
         for line in [
             "# HELP forebay_queues Queues",
             "forebay_broker_up 1",
             "forebay_admission_used_bytes 0",
-            "forebay_admission_budget_bytes 1048576",
+            "forebay_admission_budget_bytes 40894464",
             "forebay_outflow_used_bytes 0",
             "forebay_outflow_budget_bytes 2097152",
             "forebay_outflow_readers_cut_total 0",
@@ -276,7 +295,7 @@ mod tests {
         }
         assert!(
             metrics
-                .render(None, &Admission::new(1 << 20, 0), &Outflow::default())
+                .render(None, &Budgets::default(), &Outflow::default())
                 .lines()
                 .any(|line| line == "forebay_broker_up 0")
         );

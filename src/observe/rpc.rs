@@ -113,7 +113,7 @@ mod tests {
                 .fold(http::Response::builder(), |answer, code| answer.header("grpc-status", code));
             methods.at(path).count(&answer.body(()).unwrap(), Instant::now());
         }
-        let text = metrics.render(None, &crate::admission::Admission::new(0, 1), &Default::default());
+        let text = metrics.render(None, &Default::default(), &Default::default());
         for line in [
             r#"forebay_rpc_calls_total{method="MessageService/Publish",code="OK"} 2"#,
             r#"forebay_rpc_calls_total{method="QueueService/GetQueue",code="NOT_FOUND"} 1"#,

@@ -32,7 +32,19 @@ pub fn run(
     format: Format,
     out: &mut dyn Write,
 ) -> Result<Outcome, OfflineError> {
-    let inspection = open(data_dir)?;
+    run_on(open(data_dir)?, make_checkpoint, format, out)
+}
+
+/// The same with a directory that is held already.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_on(
+    inspection: Inspection,
+    make_checkpoint: bool,
+    format: Format,
+    out: &mut dyn Write,
+) -> Result<Outcome, OfflineError> {
     let mut report = Report::new(&mut *out, format);
     if let Some(fault) = inspection.identity_fault() {
         report.add(&Finding::new(Kind::Identity, "IDENTITY", fault).at(0))?;
@@ -200,6 +212,15 @@ impl Check<'_> {
                 Ok(self.report.add(&finding)?)
             }
             Item::Damage(damage) => {
+                let ends = (segment, damage.position + damage.bytes);
+                if damage.what == SegmentFault::Trailer
+                    && ends == (self.loaded.scan.newest(), self.loaded.scan.end())
+                {
+                    let what = format!("{}, which is the last one; a start writes it again", damage.what);
+                    return Ok(self
+                        .report
+                        .add(&Finding::new(Kind::TornEnd, file, what).at(damage.position))?);
+                }
                 self.hit.insert(segment);
                 self.damage(&file, &damage)
             }

@@ -28,7 +28,7 @@ pub enum Kind {
     Record,
     Message,
     Index,
-    /// Bytes at the end that are no whole frame.
+    /// The end of the log is no whole frame, or its last frame lacks its end.
     TornEnd,
     /// Messages that should be there and are in no segment.
     LostMessages,

@@ -36,6 +36,7 @@ pub enum Kind {
     SubscriptionUpdated = 76,
     Paused = 77,
     Resumed = 78,
+    OffsetsSkipped = 79,
 }
 
 /// A number that no kind of record has.
@@ -45,7 +46,7 @@ pub struct UnknownKind(pub u8);
 
 impl Kind {
     /// Every kind there is, in order of its number.
-    pub const ALL: [Kind; 28] = [
+    pub const ALL: [Kind; 29] = [
         Kind::NoOp,
         Kind::ServerStarted,
         Kind::SegmentAdded,
@@ -74,6 +75,7 @@ impl Kind {
         Kind::SubscriptionUpdated,
         Kind::Paused,
         Kind::Resumed,
+        Kind::OffsetsSkipped,
     ];
 
     /// Whether a plain record of this kind is found again by its queue and offset, as a message is.

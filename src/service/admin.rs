@@ -66,6 +66,7 @@ fn limits() -> ServerLimits {
         max_publish_messages: PUBLISH_MESSAGES_MAX as u64,
         max_publish_bytes: PUBLISH_BYTES_MAX as u64,
         max_request_bytes: REQUEST_BYTES_MAX as u64,
+        max_other_request_bytes: OTHER_REQUEST_BYTES_MAX as u64,
         max_pull_messages: u64::from(PULL_MESSAGES_MAX),
         max_pull_bytes: PULL_BYTES_MAX,
         max_ack_ids: ACK_IDS_MAX as u64,

@@ -3,10 +3,13 @@
 //! Every gRPC message begins with 5 bytes: compressed flag, then the length, big-endian. The first length of a unary
 //! request is read off its first DATA frame, and memory for the whole message is taken from the budget before the
 //! body is read on; until then HTTP/2's window holds the sender back, and where that first frame would be too much with
-//! those of others that wait, the request is refused at once. A sender that has memory and brings nothing for a while is
-//! refused if others wait for it ([`Stall`]). The permit is held until the handler has
-//! answered. A publish stream is admitted message by message ([`super::incoming`]); other streams' handlers account
-//! for each message.
+//! those of others that wait, the request is refused at once. A sender that has memory and brings little for a while is
+//! refused if others wait for it ([`Stall`]).
+//!
+//! Publishes have one budget, all other calls another, and smaller requests: generated code can make dozens of bytes of
+//! each of theirs. The permit of a publish goes to the broker with it; that of acks is held until the handler has answered,
+//! others until the request is decoded. Streams are admitted message by message ([`super::incoming`]). Health and
+//! reflection have no memory taken for them: their requests are a few KiB at most, and are to come as others are.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -16,40 +19,102 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
+use super::publish_call;
 use super::status::Refusal;
-use crate::admission::{Admission, BudgetUsedUp, Early, Permit, Stall};
-use crate::limits::REQUEST_BYTES_MAX;
+use crate::admission::{Admission, BudgetUsedUp, Budgets, Early, Permit, Stall};
 
 /// Bytes before each gRPC message.
 pub(super) const PREFIX_BYTES: usize = 5;
-/// Paths of calls whose requests are streams, or small and never to be refused for memory.
-const STREAMS: [&str; 2] = ["/Subscribe", "/PublishLarge"];
+/// The path of a call that is refused before its requests are read.
+const UNREAD: &str = "/PublishLarge";
 const PACKAGE: &str = "/forebay.v1.";
+/// Paths of calls that keep what they were asked until the broker has answered. What others keep of their requests is
+/// names: the memory of those goes with their body, so that long polls hold nothing that acks need.
+const SETTLING: [&str; 3] = ["/Acknowledge", "/Nack", "/ExtendLease"];
 
-/// Where the permit waits for the end of the call. Locked for a move only.
-pub type Slot = Arc<Mutex<Option<Permit>>>;
+/// Where the permit of a call waits for its end, or for who takes it on. Locked for a move only.
+#[derive(Clone, Default)]
+pub struct Slot(Arc<Mutex<Option<Permit>>>);
+
+impl Slot {
+    fn put(&self, permit: Permit) {
+        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(permit);
+    }
+
+    /// The permit, if memory was taken.
+    pub fn take(&self) -> Option<Permit> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
+    }
+}
+
 /// Why a body could not be read.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of a request, read no further than there is memory for.
-#[expect(clippy::large_enum_variant, reason = "a connection's own body is about as large")]
 pub enum Admitted<B> {
     /// Of a unary call.
     Whole(AdmittedBody<B>),
-    /// Of a call that is not to be refused for memory.
-    Free(B),
+    /// Of a call that needs no memory to speak of.
+    Free(FreeBody<B>),
+}
+
+/// The body of a call for which no memory is taken; it ends as others do when its sender brings nothing for a while and
+/// there are too many calls.
+pub struct FreeBody<B> {
+    inner: B,
+    admission: Admission,
+    stall: Stall,
+}
+
+impl<B> Body for FreeBody<B>
+where
+    B: Body<Data = Bytes, Error: Into<BodyError>> + Unpin,
+{
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Self { inner, admission, stall } = &mut *self;
+        match Pin::new(inner).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                let bytes = frame.as_ref().and_then(|frame| frame.as_ref().ok()).and_then(Frame::data_ref);
+                stall.brought(bytes.map_or(0, |data| data.len() as u64));
+                Poll::Ready(frame.map(|frame| frame.map_err(|error| Status::from_error(error.into()))))
+            }
+            Poll::Pending => {
+                ready!(stall.poll(admission, cx));
+                Poll::Ready(Some(Err(Refusal::SlowSender.into())))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
 }
 
 /// Puts admission before a request's body; the slot is to be kept until the call is answered.
-pub fn admit<B>(request: http::Request<B>, admission: &Admission) -> (http::Request<Admitted<B>>, Slot) {
+pub fn admit<B>(request: http::Request<B>, budgets: &Budgets) -> (http::Request<Admitted<B>>, Slot) {
     let slot = Slot::default();
     let (parts, inner) = request.into_parts();
     let path = parts.uri.path();
-    let body = if !path.starts_with(PACKAGE) || STREAMS.iter().any(|stream| path.ends_with(stream)) {
-        Admitted::Free(inner)
+    let body = if !path.starts_with(PACKAGE) || path.ends_with(UNREAD) {
+        let (admission, stall) = (budgets.others.clone(), Stall::default());
+        Admitted::Free(FreeBody { inner, admission, stall })
     } else {
+        let is_publish = path == publish_call::PATH;
+        let admission = if is_publish { &budgets.publishes } else { &budgets.others }.clone();
+        let is_held = is_publish || SETTLING.iter().any(|settling| path.ends_with(settling));
+        let slot = if is_held { slot.clone() } else { Slot::default() };
         let state = State::Prefix { seen: [0; PREFIX_BYTES], count: 0 };
-        let (admission, slot, stall) = (admission.clone(), slot.clone(), Stall::default());
+        let stall = Stall::default();
         Admitted::Whole(AdmittedBody { inner, admission, slot, state, wanted: 0, passed: 0, stall })
     };
     (http::Request::from_parts(parts, body), slot)
@@ -65,9 +130,7 @@ where
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         match self.get_mut() {
             Self::Whole(body) => Pin::new(body).poll_frame(cx),
-            Self::Free(body) => {
-                Pin::new(body).poll_frame(cx).map_err(|error| Status::from_error(error.into()))
-            }
+            Self::Free(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
@@ -101,10 +164,14 @@ enum State {
     Admitted,
 }
 
-/// The length of the message after this prefix, if it is one that the server decodes.
-pub(super) fn length_of(prefix: &[u8; PREFIX_BYTES]) -> Result<u64, Refusal> {
-    let [_compressed, length @ ..] = *prefix;
-    let (actual, limit) = (u64::from(u32::from_be_bytes(length)), REQUEST_BYTES_MAX as u64);
+/// The length of the message after this prefix, if it is one that the server decodes, of no more than `limit` bytes.
+/// What is compressed is not even read: it could be a thousand times as large as it says.
+pub(super) fn length_of(prefix: &[u8; PREFIX_BYTES], limit: u64) -> Result<u64, Refusal> {
+    let [compressed, length @ ..] = *prefix;
+    if compressed != 0 {
+        return Err(Refusal::Compressed);
+    }
+    let actual = u64::from(u32::from_be_bytes(length));
     if actual > limit {
         return Err(Refusal::Limit { field: "request".to_owned(), unit: "bytes", actual, limit });
     }
@@ -124,19 +191,30 @@ pub struct AdmittedBody<B> {
 }
 
 impl<B> AdmittedBody<B> {
-    fn pass(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
-        self.passed += frame.data_ref().map_or(0, |data| data.len() as u64);
-        self.stall.moved();
-        frame
+    /// Nothing passes that no memory was taken for.
+    fn pass(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, Status> {
+        let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+        self.passed += bytes;
+        self.stall.brought(bytes);
+        if matches!(self.state, State::Admitted) && self.passed > self.wanted {
+            let why = "has more bytes than its one message".to_owned();
+            return Err(Refusal::Invalid { field: "request".to_owned(), why }.into());
+        }
+        Ok(frame)
     }
 
-    /// It has memory, and not all of it has come.
+    /// More of it must come: of its prefix, of what it has memory for, or its end.
     fn is_begun(&self) -> bool {
-        matches!(self.state, State::Admitted) && self.passed < self.wanted
+        match self.state {
+            State::Prefix { .. } => true,
+            State::Waiting { .. } => false,
+            // Its end, at least.
+            State::Admitted => true,
+        }
     }
 
     fn keep(&mut self, permit: Permit) {
-        *self.slot.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(permit);
+        self.slot.put(permit);
         self.state = State::Admitted;
     }
 
@@ -150,7 +228,7 @@ impl<B> AdmittedBody<B> {
         if *count < PREFIX_BYTES {
             return Ok(true);
         }
-        let length = length_of(seen)?;
+        let length = length_of(seen, self.admission.request_bytes_max())?;
         self.wanted = PREFIX_BYTES as u64 + length;
         match self.admission.try_admit(length) {
             Some(permit) => {
@@ -186,7 +264,7 @@ where
             return Poll::Ready(match permit {
                 Ok(permit) => {
                     this.keep(permit);
-                    frame.map(|frame| Ok(this.pass(frame)))
+                    frame.map(|frame| this.pass(frame))
                 }
                 Err(used_up) => {
                     this.state = State::Admitted;
@@ -197,7 +275,7 @@ where
         match Pin::new(&mut this.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 match this.look(&frame) {
-                    Ok(true) => return Poll::Ready(Some(Ok(this.pass(frame)))),
+                    Ok(true) => return Poll::Ready(Some(this.pass(frame))),
                     Ok(false) => {}
                     Err(refusal) => return Poll::Ready(Some(Err(refusal.into()))),
                 }

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::service::Routes;
@@ -19,16 +20,20 @@ use tower::Service;
 
 use super::admin::Admin;
 use super::admit::{Admitted, Slot, admit};
-use super::explain::explain;
+use super::explain::{explain, is_compressed};
 use super::messages::Messages;
 use super::outgoing::Bodies;
+use super::places::{UnderWay, Work};
 use super::queues::Queues;
-use super::{Shared, publish_stream};
-use crate::admission::Admission;
+use super::status::Refusal;
+use super::{Shared, caught, publish_call, publish_stream, subscribe};
+use crate::admission::Budgets;
 use crate::observe::rpc::{Method, Methods};
 use crate::proto::v1::admin_service_server::AdminServiceServer;
 use crate::proto::v1::message_service_server::MessageServiceServer;
 use crate::proto::v1::queue_service_server::QueueServiceServer;
+
+const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 
 /// All services behind one door; clones share them.
 #[derive(Clone)]
@@ -38,7 +43,7 @@ pub struct Edge {
 
 struct Inner {
     methods: Methods,
-    admission: Admission,
+    budgets: Budgets,
     bodies: Bodies,
     services: Services,
 }
@@ -48,7 +53,7 @@ pub struct Services {
     pub messages: MessageServiceServer<Messages>,
     pub queues: QueueServiceServer<Queues>,
     pub admin: AdminServiceServer<Admin>,
-    /// For publish streams, which are served without the generated code.
+    /// For streams that are served without the generated code.
     pub shared: Shared,
     /// Health, reflection, and the answer to paths that nothing is at.
     pub others: Routes,
@@ -57,8 +62,8 @@ pub struct Services {
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 impl Edge {
-    pub fn new(methods: Methods, admission: Admission, services: Services) -> Self {
-        Self { inner: Arc::new(Inner { methods, admission, bodies: Bodies::new(), services }) }
+    pub fn new(methods: Methods, budgets: Budgets, services: Services) -> Self {
+        Self { inner: Arc::new(Inner { methods, budgets, bodies: Bodies::new(), services }) }
     }
 }
 
@@ -79,28 +84,81 @@ fn service_of(path: &str) -> &str {
     path.strip_prefix('/').and_then(|path| path.rsplit_once('/')).map_or("", |(service, _)| service)
 }
 
-impl hyper::service::Service<Request<Incoming>> for Edge {
+/// The services as one connection calls them.
+pub struct Session {
+    inner: Arc<Inner>,
+    work: Arc<Work>,
+}
+
+impl Session {
+    pub fn new(edge: Edge, work: Arc<Work>) -> Self {
+        Self { inner: edge.inner, work }
+    }
+}
+
+impl hyper::service::Service<Request<Incoming>> for Session {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Call;
 
     fn call(&self, request: Request<Incoming>) -> Call {
         let start = Instant::now();
+        let under_way = self.work.begin();
         let method = self.inner.methods.at(request.uri().path());
         // Shares its text.
         let uri = request.uri().clone();
-        let (answer, permit) = match request.uri().path() {
+        let shared = &self.inner.services.shared;
+        let bodies = self.inner.bodies.clone();
+        let call = |answer, under_way, permit| Call {
+            answer,
+            method,
+            start,
+            uri,
+            bodies,
+            under_way,
+            _permit: permit,
+        };
+        match request.uri().path() {
+            _ if is_compressed(&request) => {
+                call(at_once(Status::from(Refusal::Compressed).into_http()), None, None)
+            }
+            // Whoever asks for the server's health must not take it for dead because others wait in it.
+            path if self.has_too_many_calls() && path != HEALTH_CHECK => {
+                call(at_once(Status::from(Refusal::TooManyCalls).into_http()), None, None)
+            }
             publish_stream::PATH => {
-                let answer = publish_stream::serve(self.inner.services.shared.clone(), request.into_body());
-                (Box::pin(std::future::ready(Ok(answer))) as Answer, Slot::default())
+                let answer = publish_stream::serve(shared.clone(), request.into_body(), under_way);
+                call(at_once(answer), None, None)
+            }
+            subscribe::PATH => {
+                call(at_once(subscribe::serve(shared.clone(), request.into_body())), Some(under_way), None)
+            }
+            publish_call::PATH => {
+                let (request, permit) = admit(request, &self.inner.budgets);
+                let answer = publish_call::serve(shared.clone(), request.into_body(), permit, under_way);
+                call(Box::pin(async { Ok(answer.await) }) as Answer, None, None)
             }
             _ => {
-                let (request, permit) = admit(request, &self.inner.admission);
-                (self.inner.services.call(request), permit)
+                let (request, permit) = admit(request, &self.inner.budgets);
+                call(self.inner.services.call(request), Some(under_way), Some(permit))
             }
-        };
-        Call { answer, method, start, uri, bodies: self.inner.bodies.clone(), _permit: permit }
+        }
     }
+}
+
+impl Session {
+    /// Whether it has; then those of whose requests nothing comes end for it.
+    fn has_too_many_calls(&self) -> bool {
+        let has = self.work.has_too_many_calls();
+        if has {
+            self.inner.budgets.miss();
+        }
+        has
+    }
+}
+
+fn at_once(answer: Response<Body>) -> Answer {
+    Box::pin(std::future::ready(Ok(answer)))
 }
 
 /// A call under way, until its answer's headers are there; memory for its request is held until then.
@@ -110,16 +168,21 @@ pub struct Call {
     start: Instant,
     uri: Uri,
     bodies: Bodies,
-    _permit: Slot,
+    under_way: Option<UnderWay>,
+    _permit: Option<Slot>,
 }
 
 impl Future for Call {
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Ok(mut answer) = ready!(self.answer.as_mut().poll(cx));
+        let mut answer = match ready!(caught::poll(self.answer.as_mut(), cx)) {
+            Ok(Ok(answer)) => answer,
+            Err(refusal) => Status::from(refusal).into_http(),
+        };
         explain(self.uri.path(), &mut answer);
-        self.bodies.dress(&mut answer);
+        let under_way = self.under_way.take();
+        self.bodies.dress(&mut answer, under_way);
         self.method.count(&answer, self.start);
         Poll::Ready(Ok(answer))
     }

@@ -3,7 +3,7 @@
 use super::check::{at_most, invalid, required};
 use super::status::Refusal;
 use super::time;
-use crate::broker::api::Settlement;
+use crate::broker::api::{AckId, Settlement};
 use crate::core::types::{Ending, Settled};
 use crate::limits::*;
 use crate::proto::v1::ack_result::Status as Outcome;
@@ -11,8 +11,8 @@ use crate::proto::v1::nack_entry::Ending as WireEnding;
 use crate::proto::v1::{AckResult, NackEntry};
 
 /// Acks of these ids.
-pub fn acks(ack_ids: Vec<String>) -> impl Iterator<Item = Settlement> {
-    ack_ids.into_iter().map(|ack_id| Settlement { ack_id, ending: Ending::Ack })
+pub fn acks(ack_ids: Vec<impl Into<AckId>>) -> impl Iterator<Item = Settlement> {
+    ack_ids.into_iter().map(|ack_id| Settlement { ack_id: ack_id.into(), ending: Ending::Ack })
 }
 
 /// The nacks of one request; `field` is their path.
@@ -36,7 +36,7 @@ fn nack(path: &str, entry: NackEntry) -> Result<Settlement, Refusal> {
             Ending::Reject { error: reject.error }
         }
     };
-    Ok(Settlement { ack_id: entry.ack_id, ending })
+    Ok(Settlement { ack_id: entry.ack_id.into(), ending })
 }
 
 /// What became of each id, in order.

@@ -3,17 +3,31 @@
 //! tonic answers an unknown path with UNIMPLEMENTED and a request that it cannot decode with INTERNAL, both without
 //! details. The second is the caller's mistake and becomes INVALID_ARGUMENT.
 
+use http::HeaderValue;
 use tonic::{Code, Status};
 
 use super::status::Refusal;
 
+const ENCODING: &str = "grpc-encoding";
+const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
+/// The only encoding that is read.
+const IDENTITY: &str = "identity";
+
+/// Whether a request says that its messages are compressed.
+pub fn is_compressed<B>(request: &http::Request<B>) -> bool {
+    request.headers().get(ENCODING).is_some_and(|encoding| encoding != IDENTITY)
+}
+
 /// Puts a better status in the place of one that tonic has made, in the headers of an answer.
 pub fn explain<B>(path: &str, answer: &mut http::Response<B>) {
-    if let Some(status) = Status::from_header_map(answer.headers())
-        && let Some(better) = explained(path, &status)
-    {
+    let Some(status) = Status::from_header_map(answer.headers()) else { return };
+    if let Some(better) = explained(path, &status) {
         // What replaces the headers fits them: reasons are ASCII, the message is percent-encoded.
         let _ = better.add_header(answer.headers_mut());
+    }
+    if status.code() == Code::Unimplemented {
+        // Whoever has compressed learns what to do instead.
+        answer.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static(IDENTITY));
     }
 }
 
@@ -24,7 +38,6 @@ fn explained(path: &str, status: &Status) -> Option<Status> {
     }
     match status.code() {
         Code::Internal => Some(undecodable(status)),
-        // Of an encoding that it does not know it says so itself.
         Code::Unimplemented if status.message().is_empty() => {
             Some(Refusal::PathUnknown { path: path.to_owned() }.into())
         }

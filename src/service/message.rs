@@ -116,7 +116,7 @@ pub fn to_show(queue: &QueueName, stored: StoredMessage) -> Result<v1::Message, 
 /// A delivery as its consumer sees it; `now_us` is the wall time.
 pub fn to_deliver(queue: &QueueName, delivery: Delivery, now_us: u64) -> Result<v1::ReceivedMessage, Status> {
     Ok(v1::ReceivedMessage {
-        ack_id: delivery.ack_id,
+        ack_id: delivery.ack_id.as_str().to_owned(),
         message: Some(to_show(queue, delivery.message)?),
         attempt: delivery.attempt,
         lease_expire_time: Some(time::timestamp(now_us.saturating_add(delivery.lease_us))),

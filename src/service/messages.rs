@@ -8,12 +8,13 @@ use tonic::{Request, Response, Status, Streaming};
 use super::check::{self, not_built};
 use super::outgoing::{self, Answers};
 use super::status::Refusal;
-use super::{Shared, ending, message, rpc_not_built, subscribe, tail, time, token};
+use super::wire::publish::Naming;
+use super::{Shared, ending, message, rpc_not_built, tail, time, token};
 use crate::admission::Held;
-use crate::broker::api::{BrokerError, Published, PullOptions};
+use crate::broker::api::{AckId, BrokerError, PullOptions};
 use crate::broker::pipeline::Publish;
 use crate::clock;
-use crate::core::types::Reject;
+use crate::core::types::{Reject, Settled};
 use crate::ids::Offset;
 use crate::limits::*;
 use crate::names::QueueName;
@@ -24,6 +25,21 @@ use crate::proto::v1::*;
 #[derive(Clone, Debug)]
 pub struct Messages {
     pub(super) shared: Shared,
+}
+
+impl Messages {
+    /// The response of results, which counts until it has gone.
+    async fn counted<T: prost::Message>(
+        &self,
+        settled: Vec<Settled>,
+        answer: impl FnOnce(Vec<AckResult>) -> T,
+    ) -> Response<T> {
+        let results = ending::results(settled);
+        let own_bytes = results.len() * size_of::<AckResult>();
+        let answer = answer(results);
+        let bytes = own_bytes + answer.encoded_len();
+        outgoing::counted(answer, bytes, &self.shared.outflow).await
+    }
 }
 
 /// The name that was checked last: requests of one stream mostly name one queue.
@@ -46,29 +62,12 @@ impl NameCache {
 }
 
 /// Checks one publish, of a call of its own or of a stream.
-pub(super) fn checked_publish(request: PublishRequest, names: &mut NameCache) -> Result<Publish, Refusal> {
-    let queue = names.queue(&request.queue)?;
+pub(super) fn checked_publish(request: PublishRequest, mut name: impl Naming) -> Result<Publish, Refusal> {
+    let queue = name(&request.queue)?;
     not_built("", &[("expected_next_offset", request.expected_next_offset.is_some())])?;
     let producer = message::producer(request.producer)?;
     let messages = message::to_store(request.messages)?;
     Ok(Publish { queue, messages, producer })
-}
-
-pub(super) fn show_published(published: Published) -> PublishResponse {
-    let result = |index: u32| {
-        let offset = published.first_offset.plus(u64::from(index));
-        PublishResult {
-            message_id: token::message_id(published.queue_uid, offset),
-            offset: offset.0,
-            duplicate: published.duplicate,
-            diverted: false,
-            held: published.held,
-        }
-    };
-    PublishResponse {
-        results: (0..published.count).map(result).collect(),
-        publish_time: Some(time::timestamp(published.publish_time_us)),
-    }
 }
 
 fn pull_options(request: &PullRequest, timeout: Option<Duration>) -> Result<PullOptions, Refusal> {
@@ -84,11 +83,8 @@ fn pull_options(request: &PullRequest, timeout: Option<Duration>) -> Result<Pull
 
 #[tonic::async_trait]
 impl MessageService for Messages {
-    async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
-        let Publish { queue, messages, producer } =
-            checked_publish(request.into_inner(), &mut NameCache::default())?;
-        let published = self.shared.broker.publish(queue, messages, producer).await?;
-        Ok(Response::new(show_published(published)))
+    async fn publish(&self, _: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
+        Err(Refusal::Internal { why: "publishes are served before they come here" }.into())
     }
 
     type PublishStreamStream = Answers<PublishStreamResponse>;
@@ -97,7 +93,7 @@ impl MessageService for Messages {
         &self,
         _: Request<Streaming<PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
-        Err(Refusal::Internal { why: "publish streams are served before they come here" }.into())
+        Err(Refusal::Internal { why: "streams are served before they come here" }.into())
     }
 
     async fn publish_large(
@@ -124,11 +120,9 @@ impl MessageService for Messages {
 
     async fn subscribe(
         &self,
-        request: Request<Streaming<SubscribeRequest>>,
+        _: Request<Streaming<SubscribeRequest>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let outlet = self.shared.outflow.outlet();
-        let answers = subscribe::open(self.shared.clone(), outlet.clone(), request.into_inner());
-        Ok(outgoing::stream(answers, outlet))
+        Err(Refusal::Internal { why: "subscribe streams are served before they come here" }.into())
     }
 
     async fn acknowledge(
@@ -140,7 +134,7 @@ impl MessageService for Messages {
         check::ack_id_count("ack_ids", request.ack_ids.len())?;
         let settlements = ending::acks(request.ack_ids).collect();
         let settled = self.shared.broker.settle(name, settlements).await?;
-        Ok(Response::new(AcknowledgeResponse { results: ending::results(settled) }))
+        Ok(self.counted(settled, |results| AcknowledgeResponse { results }).await)
     }
 
     async fn nack(&self, request: Request<NackRequest>) -> Result<Response<NackResponse>, Status> {
@@ -149,7 +143,7 @@ impl MessageService for Messages {
         check::ack_id_count("entries", request.entries.len())?;
         let settlements = ending::nacks("entries", request.entries)?;
         let settled = self.shared.broker.settle(name, settlements).await?;
-        Ok(Response::new(NackResponse { results: ending::results(settled) }))
+        Ok(self.counted(settled, |results| NackResponse { results }).await)
     }
 
     async fn extend_lease(
@@ -161,8 +155,9 @@ impl MessageService for Messages {
         check::ack_id_count("ack_ids", request.ack_ids.len())?;
         let lease = check::required("lease", request.lease)?;
         let lease_us = check::lease("lease", &lease)?;
-        let settled = self.shared.broker.extend(name, request.ack_ids, lease_us).await?;
-        Ok(Response::new(ExtendLeaseResponse { results: ending::results(settled) }))
+        let ack_ids = request.ack_ids.into_iter().map(AckId::from).collect();
+        let settled = self.shared.broker.extend(name, ack_ids, lease_us).await?;
+        Ok(self.counted(settled, |results| ExtendLeaseResponse { results }).await)
     }
 
     async fn commit(&self, _: Request<CommitRequest>) -> Result<Response<CommitResponse>, Status> {

@@ -4,27 +4,34 @@
 //! 2. A field that is set and whose feature is not built is refused by its path, never ignored; an RPC that is not
 //!    built is refused by its name.
 //! 3. Errors become statuses in [`status`] alone.
-//! 4. Nothing here holds a lock over an await, so a panic in a handler harms its own connection only.
+//! 4. Nothing here holds a lock over an await, and a panic in a handler is an error of its call ([`caught`]).
 
 mod accept;
 mod admin;
 mod admit;
+mod caught;
 mod check;
 mod edge;
 mod ending;
 mod explain;
+mod frames;
+mod guarded;
 mod incoming;
 pub(crate) mod message;
 mod messages;
 mod outgoing;
+mod places;
+mod publish_call;
 mod publish_stream;
 mod queues;
 pub mod server;
+mod settling;
 pub mod status;
 mod subscribe;
 mod tail;
 mod time;
 mod token;
+mod unsent;
 mod update;
 mod windows;
 mod wire;
@@ -33,12 +40,15 @@ use std::sync::Arc;
 
 use tonic::{Response, Status};
 
-use crate::admission::{Admission, Outflow};
+use crate::admission::{Budgets, Outflow};
 use crate::broker::api::Broker;
 use crate::ids::Uid;
 use crate::observe::readiness::Readiness;
 
 pub use admin::FEATURES;
+pub use places::Bounds;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use wire::publish::agrees as requests;
 
 /// Who this server is.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +65,7 @@ pub struct Identity {
 #[derive(Clone, Debug)]
 struct Shared {
     broker: Broker,
-    admission: Admission,
+    budgets: Budgets,
     outflow: Outflow,
     readiness: Readiness,
     identity: Arc<Identity>,

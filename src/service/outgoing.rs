@@ -3,11 +3,12 @@
 //! 1. An answer's memory was taken before its messages were read ([`crate::admission::Outflow`]); it counts until HTTP/2
 //!    has dropped the answer's last byte.
 //! 2. Answers of streams are encoded here, each in room of its own: tonic's encoder keeps the room of a stream's
-//!    largest answer for as long as the stream lasts. Where an answer is encoded it is there twice for that moment.
-//! 3. What is larger than [`PIECE_BYTES`] goes out in copied pieces, so that the rest can be taken back. At most
+//!    largest answer for as long as the stream lasts. Deliveries are written piece by piece; where another answer is
+//!    encoded it is there twice for that moment.
+//! 3. What is larger than [`PIECE_BYTES`] goes out in pieces of their own, so that the rest can be taken back. At most
 //!    [`SEND_BYTES`] and a piece more of a body are in HTTP/2's hands, whatever window the client gives.
-//! 4. A reader that takes nothing for [`STALLED_AFTER`] while others wait for memory is cut off: what it was not handed
-//!    is dropped, and a stream's task ends as if its client had gone. When it reads on it gets RESOURCE_EXHAUSTED; until
+//! 4. A reader that takes nothing for [`STALLED_AFTER`], or gives no window, while others wait for memory is cut off: what
+//!    it was not handed is dropped, and a stream's task ends as if its client had gone. When it reads on it gets RESOURCE_EXHAUSTED; until
 //!    then what HTTP/2 has of it still counts.
 //!
 //! Worst case: all bodies hold [`crate::admission::OUTFLOW_BYTES`], in whatever number of streams (1,024 connections
@@ -20,61 +21,122 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
 use http::HeaderMap;
-use http_body::{Body as _, Frame};
+use http::header::CONTENT_TYPE;
+use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 use tokio_stream::{Stream, StreamExt};
 use tonic::body::Body;
+use tonic::metadata::GRPC_CONTENT_TYPE;
 use tonic::{Response, Status};
 
 use super::admit::PREFIX_BYTES;
+use super::places::UnderWay;
 use super::status::Refusal;
-use crate::admission::{Held, Outlet, PIECE_BYTES, Permit, SEND_BYTES, answer_memory};
+use super::wire::subscribe::{AROUND_BYTES_MAX, Deliveries};
+use crate::admission::{Held, Outflow, Outlet, PIECE_BYTES, Permit, SEND_BYTES, answer_memory};
 
 /// How long a reader may take nothing while others wait for memory.
 const STALLED_AFTER: Duration = Duration::from_secs(2);
 /// How often stalled readers are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// What an answer may take that is counted with its call alone, bytes.
+const UNCOUNTED_BYTES: usize = 4 << 10;
+
 /// A stream of answers of a service.
 pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// An answer in its gRPC frame.
-struct Encoded {
-    bytes: Bytes,
+/// An answer in its gRPC frame: what is left of it.
+pub enum Content {
+    Encoded(Bytes),
+    /// Written as it goes out; `left` bytes of it, the prefix included.
+    Deliveries {
+        deliveries: Box<Deliveries>,
+        left: usize,
+    },
+}
+
+impl Content {
+    /// An answer that is encoded by generated code.
+    pub fn encoded(answer: &impl prost::Message) -> Self {
+        let length = answer.encoded_len();
+        let mut bytes = Vec::with_capacity(PREFIX_BYTES + length);
+        put_prefix(length, &mut bytes);
+        answer.encode(&mut bytes).expect("a vector has room");
+        Self::Encoded(bytes.into())
+    }
+
+    pub fn deliveries(deliveries: Deliveries) -> Self {
+        let left = PREFIX_BYTES + deliveries.encoded_len();
+        Self::Deliveries { deliveries: Box::new(deliveries), left }
+    }
+
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Encoded(bytes) => bytes.len(),
+            Self::Deliveries { left, .. } => *left,
+        }
+    }
+
+    #[cfg(test)]
+    pub fn into_bytes(mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while self.len() > 0 {
+            bytes.extend_from_slice(&self.next_piece(true));
+        }
+        bytes
+    }
+
+    /// Takes the next piece; what is encoded and `whole` is one.
+    fn next_piece(&mut self, whole: bool) -> Bytes {
+        match self {
+            Self::Encoded(bytes) if whole => std::mem::take(bytes),
+            Self::Encoded(bytes) => Bytes::copy_from_slice(&bytes.split_to(bytes.len().min(PIECE_BYTES))),
+            Self::Deliveries { deliveries, left } => {
+                let most = PIECE_BYTES.min(*left);
+                let mut piece = Vec::with_capacity(most + 2 * AROUND_BYTES_MAX);
+                if !deliveries.is_begun() {
+                    put_prefix(deliveries.encoded_len(), &mut piece);
+                }
+                deliveries.write(most, &mut piece);
+                *left -= piece.len();
+                piece.into()
+            }
+        }
+    }
+}
+
+fn put_prefix(length: usize, out: &mut Vec<u8>) {
+    out.put_u8(0);
+    out.put_u32(u32::try_from(length).expect("an answer is far below 4 GiB"));
+}
+
+struct Outgoing {
+    content: Content,
     memory: Option<Permit>,
     in_pieces: bool,
 }
 
-impl Encoded {
-    fn new(bytes: Bytes, mut memory: Option<Permit>) -> Self {
+impl Outgoing {
+    fn new(content: Content, mut memory: Option<Permit>) -> Self {
         if let Some(memory) = &mut memory {
-            memory.shrink_to(answer_memory(bytes.len() as u64));
+            memory.shrink_to(answer_memory(content.len() as u64));
         }
-        let in_pieces = bytes.len() > PIECE_BYTES;
-        Self { bytes, memory, in_pieces }
-    }
-
-    fn of<T: prost::Message>(answer: Held<T>) -> Self {
-        let Held { value, memory } = answer;
-        let length = value.encoded_len();
-        let mut bytes = Vec::with_capacity(PREFIX_BYTES + length);
-        bytes.put_u8(0);
-        bytes.put_u32(u32::try_from(length).expect("an answer is far below 4 GiB"));
-        value.encode(&mut bytes).expect("a vector has room");
-        Self::new(bytes.into(), memory)
+        let in_pieces = content.len() > PIECE_BYTES;
+        Self { content, memory, in_pieces }
     }
 }
 
 /// What a body is made of.
 enum Source {
     /// The answers of a stream.
-    Stream(Pin<Box<dyn Stream<Item = Result<Encoded, Status>> + Send>>),
+    Stream(Pin<Box<dyn Stream<Item = Result<Outgoing, Status>> + Send>>),
     /// The only answer of a call, as tonic encodes it.
     Call(Body, Option<Permit>),
 }
 
 enum Next {
-    Answer(Encoded),
+    Answer(Outgoing),
     End(HeaderMap),
 }
 
@@ -89,7 +151,7 @@ impl Source {
             Source::Call(body, memory) => {
                 Poll::Ready(match ready!(Pin::new(body).poll_frame(cx)).transpose() {
                     Ok(Some(frame)) => match frame.into_data() {
-                        Ok(bytes) => Next::Answer(Encoded::new(bytes, memory.take())),
+                        Ok(bytes) => Next::Answer(Outgoing::new(Content::Encoded(bytes), memory.take())),
                         Err(frame) => Next::End(frame.into_trailers().unwrap_or_default()),
                     },
                     Ok(None) => Next::End(trailers(&Status::ok(""))),
@@ -118,9 +180,11 @@ struct Flow {
 struct State {
     source: Option<Source>,
     /// The answer that is going out, without what is out.
-    answer: Option<Encoded>,
+    answer: Option<Outgoing>,
     /// Bytes in HTTP/2's hands.
     out_bytes: usize,
+    /// HTTP/2 has asked for more than there was; it does not ask when the reader gives no window.
+    is_asked: bool,
     /// When the reader last took something, or something was there for it after nothing had been.
     moved: Instant,
     is_cut: bool,
@@ -152,7 +216,9 @@ impl Flow {
         }
         if state.answer.is_none() {
             let Some(source) = &mut state.source else { return Poll::Ready(None) };
-            match ready!(source.poll_next(cx)) {
+            let next = source.poll_next(cx);
+            state.is_asked = next.is_pending();
+            match ready!(next) {
                 Next::Answer(answer) => state.answer = Some(answer),
                 Next::End(trailers) => {
                     state.source = None;
@@ -166,10 +232,9 @@ impl Flow {
     /// The next piece of the answer. The last one takes the answer's memory with it.
     fn piece(self: &Arc<Self>, state: &mut State) -> Bytes {
         let mut answer = state.answer.take().expect("the caller has looked");
-        let part = answer.bytes.split_to(answer.bytes.len().min(PIECE_BYTES));
-        let bytes = if answer.in_pieces { Bytes::copy_from_slice(&part) } else { part };
+        let bytes = answer.content.next_piece(!answer.in_pieces);
         let mut memory = None;
-        if answer.bytes.is_empty() {
+        if answer.content.len() == 0 {
             memory = answer.memory;
             if let Some(memory) = memory.as_mut().filter(|_| answer.in_pieces) {
                 memory.shrink_to(SEND_BYTES as u64);
@@ -202,7 +267,8 @@ impl Flow {
     fn cut_if_stalled(&self) {
         let (source, answer, waker) = {
             let mut state = self.lock();
-            let is_stalled = state.out_bytes > 0 && state.moved.elapsed() >= STALLED_AFTER;
+            let is_waited_for = state.out_bytes > 0 || !state.is_asked;
+            let is_stalled = is_waited_for && state.moved.elapsed() >= STALLED_AFTER;
             if !is_stalled || state.source.is_none() || !self.outlet.is_wanted() {
                 return;
             }
@@ -238,14 +304,43 @@ impl Drop for Piece {
     }
 }
 
-struct OutgoingBody(Arc<Flow>);
+struct OutgoingBody {
+    flow: Arc<Flow>,
+    _under_way: Option<UnderWay>,
+}
 
 impl http_body::Body for OutgoingBody {
     type Data = Bytes;
     type Error = Status;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        self.0.poll_frame(cx).map(|frame| frame.map(Ok))
+        self.flow.poll_frame(cx).map(|frame| frame.map(Ok))
+    }
+}
+
+/// A body whose call is under way until it has gone.
+struct Busy {
+    body: Body,
+    _under_way: Option<UnderWay>,
+}
+
+impl http_body::Body for Busy {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -253,7 +348,7 @@ impl http_body::Body for OutgoingBody {
 impl Drop for OutgoingBody {
     fn drop(&mut self) {
         let (source, answer) = {
-            let mut state = self.0.lock();
+            let mut state = self.flow.lock();
             (state.source.take(), state.answer.take())
         };
         drop((source, answer));
@@ -264,11 +359,24 @@ impl Drop for OutgoingBody {
 #[derive(Clone)]
 struct Leaving(Arc<Mutex<Option<Left>>>);
 
+impl Leaving {
+    fn new(outlet: Outlet, source: Option<Source>, memory: Option<Permit>) -> Self {
+        Self(Arc::new(Mutex::new(Some(Left { outlet, source, memory }))))
+    }
+}
+
 struct Left {
     outlet: Outlet,
     /// None stands for tonic's own body.
     source: Option<Source>,
     memory: Option<Permit>,
+}
+
+/// An answer without headers of its own.
+pub fn http(body: Body) -> http::Response<Body> {
+    let mut response = http::Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    response
 }
 
 fn leave<T>(
@@ -277,8 +385,19 @@ fn leave<T>(
     source: Option<Source>,
     memory: Option<Permit>,
 ) -> Response<T> {
-    response.extensions_mut().insert(Leaving(Arc::new(Mutex::new(Some(Left { outlet, source, memory })))));
+    response.extensions_mut().insert(Leaving::new(outlet, source, memory));
     response
+}
+
+/// The response of a call whose answer takes `bytes`, its place and what is made of it together; unless that is little,
+/// it waits for memory, for its client may never read it.
+pub async fn counted<T>(answer: T, bytes: usize, outflow: &Outflow) -> Response<T> {
+    if bytes <= UNCOUNTED_BYTES {
+        return Response::new(answer);
+    }
+    let outlet = outflow.outlet();
+    let memory = Some(outlet.wait(answer_memory(bytes as u64)).await);
+    call(Held { value: answer, memory }, outlet)
 }
 
 /// The response of a call whose answer holds memory.
@@ -291,9 +410,25 @@ pub fn stream<T: prost::Message + 'static>(
     answers: impl Stream<Item = Result<Held<T>, Status>> + Send + 'static,
     outlet: Outlet,
 ) -> Response<Answers<T>> {
-    let encoded = answers.map(|answer| answer.map(Encoded::of));
+    let encoded = answers.map(|answer| answer.map(|answer| answer.map(|answer| Content::encoded(&answer))));
     let response: Response<Answers<T>> = Response::new(Box::pin(tokio_stream::empty()));
-    leave(response, outlet, Some(Source::Stream(Box::pin(encoded))), None)
+    leave(response, outlet, Some(source(encoded)), None)
+}
+
+/// The same for a call that is served without generated code.
+pub fn contents(
+    answers: impl Stream<Item = Result<Held<Content>, Status>> + Send + 'static,
+    outlet: Outlet,
+) -> http::Response<Body> {
+    let mut response = http::Response::new(Body::empty());
+    response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    response.extensions_mut().insert(Leaving::new(outlet, Some(source(answers)), None));
+    response
+}
+
+fn source(answers: impl Stream<Item = Result<Held<Content>, Status>> + Send + 'static) -> Source {
+    let outgoing = |Held { value, memory }| Outgoing::new(value, memory);
+    Source::Stream(Box::pin(answers.map(move |answer| answer.map(outgoing))))
 }
 
 /// Gives answers with memory their bodies, and watches over those.
@@ -310,25 +445,27 @@ impl Bodies {
         Self { flows }
     }
 
-    /// Gives an answer its body, if its handler has left one.
-    pub fn dress(&self, answer: &mut http::Response<Body>) {
-        if let Some(leaving) = answer.extensions_mut().remove::<Leaving>() {
-            let inner = std::mem::take(answer.body_mut());
-            *answer.body_mut() = self.body(inner, &leaving);
-        }
+    /// Gives an answer its body, if its handler has left one. Its call is under way until that has gone.
+    pub fn dress(&self, answer: &mut http::Response<Body>, under_way: Option<UnderWay>) {
+        let inner = std::mem::take(answer.body_mut());
+        *answer.body_mut() = match answer.extensions_mut().remove::<Leaving>() {
+            Some(leaving) => self.body(inner, &leaving, under_way),
+            None if under_way.is_none() || inner.is_end_stream() => inner,
+            None => Body::new(Busy { body: inner, _under_way: under_way }),
+        };
     }
 
-    fn body(&self, inner: Body, leaving: &Leaving) -> Body {
+    fn body(&self, inner: Body, leaving: &Leaving, under_way: Option<UnderWay>) -> Body {
         let taken = leaving.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
         let Some(Left { outlet, source, memory }) = taken else { return inner };
         let source = source.unwrap_or(Source::Call(inner, memory));
-        let (moved, out_bytes) = (Instant::now(), 0);
+        let (moved, out_bytes, is_asked) = (Instant::now(), 0, false);
         let (answer, cut_memory, waker) = (None, None, None);
         let source = Some(source);
-        let state = State { source, answer, out_bytes, moved, is_cut: false, cut_memory, waker };
+        let state = State { source, answer, out_bytes, is_asked, moved, is_cut: false, cut_memory, waker };
         let flow = Arc::new(Flow { outlet, state: Mutex::new(state) });
         self.flows.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(Arc::downgrade(&flow));
-        Body::new(OutgoingBody(flow))
+        Body::new(OutgoingBody { flow, _under_way: under_way })
     }
 }
 

@@ -38,7 +38,7 @@ impl Reading {
         let response = stream(UnboundedReceiverStream::new(receiver), outlet.clone());
         let leaving = response.extensions().get::<Leaving>().unwrap();
         let bodies = Bodies::new();
-        let body = bodies.body(Body::empty(), leaving);
+        let body = bodies.body(Body::empty(), leaving, None);
         Self { outflow, outlet, answers, body, wakes: Arc::default(), _bodies: bodies }
     }
 
@@ -132,6 +132,24 @@ async fn who_does_not_read_while_others_wait_is_cut_off() {
     assert_eq!(reading.outflow.used_bytes(), 0);
     assert_eq!(status(reading.next()).code(), tonic::Code::ResourceExhausted);
     assert!(matches!(reading.next(), Poll::Ready(None)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gives_no_window_while_others_wait_is_cut_off_and_who_waits_for_answers_is_not() {
+    // HTTP/2 does not ask for the answers of the first, not even for one, and waits for one of the second.
+    let mut reading = [Reading::start(), Reading::start()];
+    assert!(reading[1].next().is_pending());
+    let (outflow, others) = (reading[0].outflow.clone(), reading[1].outflow.clone());
+    reading[0].send(1 << 20);
+    let waiting = [outflow.outlet(), others.outlet()].map(|outlet| {
+        tokio::spawn(async move { drop((outlet.wait(8 << 20).await, outlet.wait(8 << 20).await)) })
+    });
+    let _all = others.outlet().try_take(8 << 20);
+    tokio::time::sleep(2 * STALLED_AFTER).await;
+    assert!(reading[0].answers.is_closed() && !reading[1].answers.is_closed());
+    assert_eq!((outflow.cuts(), others.cuts()), (1, 0));
+    assert_eq!(status(reading[0].next()).code(), tonic::Code::ResourceExhausted);
+    waiting.iter().for_each(|task| task.abort());
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,10 +15,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::CONTENT_TYPE;
 use http_body::Frame;
 use tokio::sync::{Semaphore, mpsc};
-use tonic::metadata::GRPC_CONTENT_TYPE;
 use tonic::{Status, body};
 
 use super::Shared;
@@ -26,7 +24,8 @@ use super::admit::{BodyError, PREFIX_BYTES};
 use super::explain::unreadable;
 use super::incoming::{Incoming, IncomingStream};
 use super::messages::NameCache;
-use super::outgoing::trailers;
+use super::outgoing::{self, trailers};
+use super::places::UnderWay;
 use super::status::Refusal;
 use super::wire::publish::{self, Request};
 use crate::admission::Permit;
@@ -40,6 +39,8 @@ pub const PATH: &str = "/forebay.v1.MessageService/PublishStream";
 const TOGETHER_MAX: usize = 128;
 /// Answers go to the network in parts of about this size.
 const PART_BYTES: usize = 32 << 10;
+/// What the answer to a request of one message takes, about.
+const ANSWER_BYTES: usize = 96;
 
 /// Why one request failed.
 enum Failure {
@@ -57,13 +58,13 @@ struct Answer {
 type Answered = Result<Vec<Answer>, Status>;
 
 /// Serves a stream whose requests are in `body`.
-pub fn serve<B>(shared: Shared, body: B) -> http::Response<body::Body>
+pub fn serve<B>(shared: Shared, body: B, under_way: UnderWay) -> http::Response<body::Body>
 where
     B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin + 'static,
 {
-    let mut response = http::Response::new(body::Body::new(open(shared, body)));
-    response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
-    response
+    let mut answers = open(shared, body);
+    answers.under_way = Some(under_way);
+    outgoing::http(body::Body::new(answers))
 }
 
 /// Serves a stream in a task of its own; the answers come from what is returned.
@@ -74,7 +75,7 @@ where
     let (answers, received) = mpsc::unbounded_channel();
     let places = Arc::new(Semaphore::new(PUBLISH_STREAM_REQUESTS_MAX));
     let free = Arc::clone(&places);
-    let requests = IncomingStream::new(body, shared.admission.clone());
+    let requests = IncomingStream::new(body, shared.budgets.publishes.clone());
     tokio::spawn(async move {
         let names = NameCache::default();
         let mut session = Session { shared, names, answers, free, held: 0, waiting: VecDeque::new() };
@@ -84,7 +85,8 @@ where
         }
         let _ = session.answers.send(Err(end.err().unwrap_or_else(|| Status::ok(""))));
     });
-    Answers { received, now: Vec::new().into_iter(), end: None, is_over: false, out: BytesMut::new(), places }
+    let (now, out) = (Vec::new().into_iter(), BytesMut::new());
+    Answers { received, now, end: None, is_over: false, out, places, under_way: None }
 }
 
 /// Requests that were read together: the broker has them, or they were refused.
@@ -92,7 +94,6 @@ struct Waiting {
     /// Their correlation ids, and why those that the broker does not have were refused.
     requests: Vec<(u64, Option<Refusal>)>,
     publishing: Publishing,
-    _memory: Option<Permit>,
 }
 
 struct Session {
@@ -122,7 +123,8 @@ impl Session {
                     place.expect("the semaphore is never closed").forget();
                     self.held = 1;
                 }
-                read = read_together(&mut requests, self.held), if self.held > 0 => {
+                // Without places it reads ahead.
+                read = read_together(&mut requests, self.held) => {
                     let end = self.take(read.requests).err().map(Err).or(read.end);
                     if let Some(end) = end {
                         return end.map_err(unreadable);
@@ -153,18 +155,19 @@ impl Session {
         let mut publishes = Vec::with_capacity(read.len());
         let (mut together, mut unread) = (None, Ok(()));
         for Incoming { bytes, memory } in read {
-            let Request { correlation_id, publish } = match publish::read(&bytes, &mut self.names) {
-                Ok(request) => request,
-                Err(status) => {
-                    unread = Err(status);
-                    break;
-                }
-            };
+            let Request { correlation_id, publish } =
+                match publish::read(&bytes, |text: &str| self.names.queue(text)) {
+                    Ok(request) => request,
+                    Err(status) => {
+                        unread = Err(status);
+                        break;
+                    }
+                };
             merge(&mut together, memory);
             requests.push((correlation_id, publish.map(|publish| publishes.push(publish)).err()));
         }
-        let publishing = self.shared.broker.publish_all(publishes);
-        self.waiting.push_back(Waiting { requests, publishing, _memory: together });
+        let publishing = self.shared.broker.publish_all(publishes, together);
+        self.waiting.push_back(Waiting { requests, publishing });
         unread
     }
 }
@@ -200,13 +203,17 @@ struct Read {
     end: Option<Result<(), Status>>,
 }
 
-/// Waits for the next request, and takes what else is there already, up to `most` in all.
+/// Waits for the next request, and takes what else is there already, up to `most` in all. If that is none, it reads
+/// ahead.
 async fn read_together<B>(requests: &mut IncomingStream<B>, most: usize) -> Read
 where
     B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Unpin,
 {
     let mut read = Read::default();
     std::future::poll_fn(|cx| {
+        if most == 0 {
+            return requests.poll_ahead(cx).map(|status| read.end = Some(Err(status)));
+        }
         while read.requests.len() < most && read.end.is_none() {
             match requests.poll_next(cx) {
                 Poll::Ready(Some(Ok(request))) => read.requests.push(request),
@@ -231,6 +238,7 @@ pub struct Answers {
     is_over: bool,
     out: BytesMut,
     places: Arc<Semaphore>,
+    under_way: Option<UnderWay>,
 }
 
 impl Answers {
@@ -243,10 +251,13 @@ impl Answers {
                 continue;
             }
             match self.received.poll_recv(cx) {
-                Poll::Ready(Some(Ok(answers))) => self.now = answers.into_iter(),
+                Poll::Ready(Some(Ok(answers))) => {
+                    self.out.reserve((answers.len() * ANSWER_BYTES).min(PART_BYTES));
+                    self.now = answers.into_iter();
+                }
                 Poll::Ready(Some(Err(status))) => self.end = Some(status),
                 // Its task has panicked.
-                Poll::Ready(None) => self.end = Some(Refusal::Internal { why: "the stream failed" }.into()),
+                Poll::Ready(None) => self.end = Some(Refusal::Panicked { what: "the stream" }.into()),
                 Poll::Pending if self.out.is_empty() => return Poll::Pending,
                 Poll::Pending => break,
             }

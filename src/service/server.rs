@@ -2,15 +2,21 @@
 //!
 //! | Limit | Value | Why |
 //! |---|---|---|
-//! | connections | 1,024 | each has windows and buffers; further ones wait in the kernel |
+//! | connections | 1,024 | each has windows and buffers; further ones wait in the kernel, and idle ones make room |
+//! | connections of an address | configured | one host must not take all places |
+//! | calls and streams under way | 4,096; of an address its share | each takes memory, whether or not its client sends |
+//! | preface, headers of a request | 10 s each | a byte now and then must not hold a place |
+//! | idle connection | 5 min | GOAWAY; clients connect anew |
+//! | frames that bring nothing | 4,096, and 256 a second more | floods end their connection, see [`super::frames`] |
 //! | streams on a connection | 127 to 1,024 | enough in flight for the commit path; follows the window |
-//! | pending-accept and local-error resets | 32, 64 | a flood of resets ends its connection |
+//! | pending-accept and local-error resets | 32, 1,024 | a flood of resets ends its connection; the second are counted over all of its life |
 //! | header list | 16 KiB | no header of ours comes near |
 //! | frame | 16 to 256 KiB | fewer copies and wakeups for large bodies; what waits for memory has one |
 //! | window | 64 KiB to 1 MiB | what a sender may have under way unread, see [`super::windows`] |
-//! | decoded request | 9 MiB | the largest publish and its envelope |
+//! | decoded request | 9 MiB, 1 MiB | the largest publish and its envelope; every other request, see [`super::admit`] |
 //! | send buffer of a stream | 128 KiB | 400 KiB by default; answers with messages have less, see [`super::outgoing`] |
-//! | keepalive | 30 s, answered within 20 s | dead peers go; a silent new connection goes after 10 s |
+//! | request of health, reflection | 2 KiB | they are names |
+//! | keepalive | 30 s, answered within 20 s | dead peers go |
 //!
 //! There is no greatest age of a connection: delivery streams live long, and to cut them would only move load about.
 //! Responses are not bounded when encoded: what a pull holds was bounded when it was read, and refusing it then would
@@ -28,15 +34,17 @@ use tonic::service::RoutesBuilder;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use super::accept::{CONNECTIONS_MAX, serve_connections};
+use super::accept::serve_connections;
 use super::admin::Admin;
 use super::edge::{Edge, Services};
 use super::messages::Messages;
+use super::places::{Bounds, Places};
 use super::queues::Queues;
 use super::{Identity, Shared};
-use crate::admission::{Admission, Outflow};
+use crate::admission::{Budgets, Outflow};
 use crate::broker::api::Broker;
-use crate::limits::REQUEST_BYTES_MAX;
+use crate::limits::OTHER_REQUEST_BYTES_MAX;
+use crate::observe::connections::Connections;
 use crate::observe::http::{Sources, router};
 use crate::observe::metrics::Metrics;
 use crate::observe::readiness::{Phase, Readiness};
@@ -46,8 +54,11 @@ use crate::proto::v1::admin_service_server::AdminServiceServer;
 use crate::proto::v1::message_service_server::MessageServiceServer;
 use crate::proto::v1::queue_service_server::QueueServiceServer;
 
+/// Largest request of health and reflection: a name, which an error repeats.
+const OTHERS_BYTES_MAX: usize = 2 << 10;
 const PENDING_ACCEPT_RESETS_MAX: usize = 32;
-const LOCAL_ERROR_RESETS_MAX: usize = 64;
+/// Calls of a connection that were refused because too many were open are among them: it may have some now and then.
+const LOCAL_ERROR_RESETS_MAX: usize = 1_024;
 const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
 const SEND_BUFFER_BYTES_MAX: usize = 128 << 10;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -59,12 +70,13 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub struct Parts {
     pub broker: Broker,
-    pub admission: Admission,
+    pub budgets: Budgets,
     pub outflow: Outflow,
     pub metrics: Metrics,
     /// Set to `Ready` by the caller when the broker has recovered; set to `Draining` here at the shutdown.
     pub readiness: Readiness,
     pub identity: Identity,
+    pub connections: Bounds,
 }
 
 /// Why serving ended other than by its shutdown.
@@ -86,16 +98,17 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let (reporter, health) = tonic_health::server::health_reporter();
     let mut others = reflection()?;
-    others.add_service(health);
+    others.add_service(health.max_decoding_message_size(OTHERS_BYTES_MAX));
     let services = services(&parts, others);
-    let edge = Edge::new(Methods::new(&parts.metrics), parts.admission.clone(), services);
+    let edge = Edge::new(Methods::new(&parts.metrics), parts.budgets.clone(), services);
     let stopped = stop_on(shutdown, parts.readiness.clone(), parts.broker.clone());
-    let serving = serve_connections(grpc, CONNECTIONS_MAX, http2(), edge, stopped);
+    let places = Places::new(parts.connections, Connections::new(&parts.metrics));
+    let serving = serve_connections(grpc, places, http2(), edge, stopped);
     let probes = axum::serve(
         http,
         router(Sources {
             broker: parts.broker.clone(),
-            admission: parts.admission.clone(),
+            budgets: parts.budgets.clone(),
             outflow: parts.outflow.clone(),
             metrics: parts.metrics.clone(),
             readiness: parts.readiness.clone(),
@@ -131,17 +144,17 @@ fn http2() -> http2::Builder<TokioExecutor> {
 fn services(parts: &Parts, others: RoutesBuilder) -> Services {
     let shared = Shared {
         broker: parts.broker.clone(),
-        admission: parts.admission.clone(),
+        budgets: parts.budgets.clone(),
         outflow: parts.outflow.clone(),
         readiness: parts.readiness.clone(),
         identity: Arc::new(parts.identity),
     };
     let (queues, messages) = (Queues { shared: shared.clone() }, Messages { shared: shared.clone() });
     Services {
-        queues: QueueServiceServer::new(queues).max_decoding_message_size(REQUEST_BYTES_MAX),
-        messages: MessageServiceServer::new(messages).max_decoding_message_size(REQUEST_BYTES_MAX),
+        queues: QueueServiceServer::new(queues).max_decoding_message_size(OTHER_REQUEST_BYTES_MAX),
+        messages: MessageServiceServer::new(messages).max_decoding_message_size(OTHER_REQUEST_BYTES_MAX),
         admin: AdminServiceServer::new(Admin { shared: shared.clone() })
-            .max_decoding_message_size(REQUEST_BYTES_MAX),
+            .max_decoding_message_size(OTHER_REQUEST_BYTES_MAX),
         shared,
         others: others.routes(),
     }
@@ -153,8 +166,18 @@ fn reflection() -> Result<RoutesBuilder, ServeError> {
     };
     let mut routes = RoutesBuilder::default();
     routes
-        .add_service(reflection().build_v1().map_err(ServeError::Reflection)?)
-        .add_service(reflection().build_v1alpha().map_err(ServeError::Reflection)?);
+        .add_service(
+            reflection()
+                .build_v1()
+                .map_err(ServeError::Reflection)?
+                .max_decoding_message_size(OTHERS_BYTES_MAX),
+        )
+        .add_service(
+            reflection()
+                .build_v1alpha()
+                .map_err(ServeError::Reflection)?
+                .max_decoding_message_size(OTHERS_BYTES_MAX),
+        );
     Ok(routes)
 }
 

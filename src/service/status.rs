@@ -15,6 +15,10 @@ use crate::proto::v1::ErrorReason;
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "forebay";
 
+/// Longest text of a status, bytes: the longest names fit. With all of its details in base64 a status stays below the
+/// 8 KiB of headers that every client takes.
+const TEXT_BYTES_MAX: usize = 900;
+
 /// When to try again after the memory budget was in use.
 const MEMORY_RETRY: Duration = Duration::from_millis(250);
 /// When to try again at a server that stops: about the time of a restart.
@@ -45,6 +49,10 @@ pub enum Refusal {
     RpcNotBuilt { rpc: &'static str },
     #[error("{path} is no RPC of this server")]
     PathUnknown { path: String },
+    #[error(
+        "the request is compressed, which this server does not read; send it as it is (grpc-encoding: identity)"
+    )]
+    Compressed,
     #[error("{why}")]
     Stream { why: &'static str },
     #[error(transparent)]
@@ -53,9 +61,17 @@ pub enum Refusal {
     SlowReader,
     #[error("nothing came of a request for a while and others waited for its memory; send it again")]
     SlowSender,
+    #[error("too many calls are under way; try again after the delay, or from fewer tasks at one time")]
+    TooManyCalls,
+    #[error("too many small requests of the stream wait; send more as answers to them come")]
+    TooFarAhead,
     #[error("the server is draining; try again after its restart")]
     Draining,
-    #[error("{why}; the server's log has more")]
+    #[error(
+        "{what} has panicked, which is a bug of the server: its log has the panic. Whether it took effect is unknown; it is safe to call again, and a publish with a producer is stored once"
+    )]
+    Panicked { what: &'static str },
+    #[error("{why}, which is a bug of the server")]
     Internal { why: &'static str },
 }
 
@@ -73,12 +89,12 @@ impl Draft {
     }
 
     fn with(mut self, key: &str, value: impl ToString) -> Self {
-        self.metadata.insert(key.to_owned(), value.to_string());
+        self.metadata.insert(key.to_owned(), bounded(value.to_string()));
         self
     }
 
     fn violation(mut self, field: &str, why: impl ToString) -> Self {
-        self.details.add_bad_request_violation(field, why.to_string());
+        self.details.add_bad_request_violation(bounded(field.to_owned()), bounded(why.to_string()));
         self
     }
 
@@ -93,14 +109,25 @@ impl Draft {
     }
 
     fn resource(mut self, kind: &str, name: impl ToString, why: &str) -> Self {
-        self.details.set_resource_info(kind, name.to_string(), "", why);
+        self.details.set_resource_info(kind, bounded(name.to_string()), "", why);
         self.with(kind, name)
     }
 
     fn status(mut self, message: String) -> Status {
         self.details.set_error_info(self.reason.as_str_name(), DOMAIN, self.metadata);
-        Status::with_error_details(self.code, message, self.details)
+        Status::with_error_details(self.code, bounded(message), self.details)
     }
+}
+
+/// A text without what is beyond its bound: texts repeat what a client has sent.
+fn bounded(mut text: String) -> String {
+    if text.len() > TEXT_BYTES_MAX {
+        let length = text.len();
+        let end = (0..=TEXT_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(end.expect("0 is one"));
+        text.push_str(&format!("… ({length} bytes)"));
+    }
+    text
 }
 
 impl From<Refusal> for Status {
@@ -132,13 +159,14 @@ impl From<Refusal> for Status {
             Refusal::PathUnknown { path } => {
                 Draft::new(Code::Unimplemented, ErrorReason::RpcNotBuilt).with("rpc", path)
             }
+            Refusal::Compressed => Draft::new(Code::Unimplemented, ErrorReason::CompressionNotBuilt),
             Refusal::Stream { .. } => invalid(ErrorReason::StreamProtocol),
             Refusal::Memory(used_up) => Draft::new(Code::ResourceExhausted, ErrorReason::MemoryBudget)
                 .retry_after(MEMORY_RETRY)
                 .quota("memory_budget", used_up)
                 .with("wanted_bytes", used_up.wanted_bytes)
                 .with("budget_bytes", used_up.budget_bytes),
-            Refusal::SlowReader | Refusal::SlowSender => {
+            Refusal::SlowReader | Refusal::SlowSender | Refusal::TooManyCalls => {
                 Draft::new(Code::ResourceExhausted, ErrorReason::MemoryBudget)
                     .retry_after(MEMORY_RETRY)
                     .quota("memory_budget", &message)
@@ -146,7 +174,12 @@ impl From<Refusal> for Status {
             Refusal::Draining => {
                 Draft::new(Code::Unavailable, ErrorReason::Draining).retry_after(RESTART_RETRY)
             }
-            Refusal::Internal { .. } => Draft::new(Code::Internal, ErrorReason::InternalError),
+            Refusal::TooFarAhead => {
+                Draft::new(Code::ResourceExhausted, ErrorReason::TooFarAhead).retry_after(MEMORY_RETRY)
+            }
+            Refusal::Panicked { .. } | Refusal::Internal { .. } => {
+                Draft::new(Code::Internal, ErrorReason::InternalError)
+            }
         };
         draft.status(message)
     }
@@ -374,13 +407,31 @@ mod tests {
             (Refusal::PathUnknown { path: "/a/b".into() }, Code::Unimplemented, "RPC_NOT_BUILT"),
             (Refusal::Stream { why: "Open comes first" }, Code::InvalidArgument, "STREAM_PROTOCOL"),
             (Refusal::Memory(used_up), Code::ResourceExhausted, "MEMORY_BUDGET"),
+            (Refusal::Compressed, Code::Unimplemented, "COMPRESSION_NOT_BUILT"),
+            (Refusal::TooManyCalls, Code::ResourceExhausted, "MEMORY_BUDGET"),
+            (Refusal::TooFarAhead, Code::ResourceExhausted, "TOO_FAR_AHEAD"),
             (Refusal::Draining, Code::Unavailable, "DRAINING"),
-            (Refusal::Internal { why: "a bug" }, Code::Internal, "INTERNAL_ERROR"),
+            (Refusal::Panicked { what: "the call" }, Code::Internal, "INTERNAL_ERROR"),
         ];
         for (refusal, code, reason) in cases {
             let retry = matches!(code, Code::ResourceExhausted | Code::Unavailable);
             check(refusal.into(), code, reason, retry);
         }
+    }
+
+    #[test]
+    fn what_a_client_has_sent_is_repeated_only_so_far() {
+        for text in ["x".repeat(9 << 20), "é".repeat(4 << 20), "\n".repeat(5_000)] {
+            let (why, field) = (format!("{text} is wrong"), format!("labels[{text:?}]"));
+            let status: Status = Refusal::Invalid { field, why }.into();
+            assert!(status.message().ends_with(" bytes)"));
+            let mut headers = http::HeaderMap::new();
+            status.add_header(&mut headers).unwrap();
+            let bytes: usize =
+                headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+            assert!(bytes < 8 << 10, "{bytes}");
+        }
+        assert_eq!(bounded("x".repeat(TEXT_BYTES_MAX)).len(), TEXT_BYTES_MAX);
     }
 
     #[test]

@@ -1,41 +1,48 @@
 //! One `Subscribe` stream.
 //!
-//! 1. The first request is Open, within [`OPEN_WAIT`]; there is no second one.
-//! 2. Deliveries wait for credit and for memory at the broker, never here: what is buffered for a consumer is bounded by
-//!    the credit that it gave, and counts in the memory budget until HTTP/2 has sent it.
+//! 1. The first request is Open, within [`OPEN_WAIT`] and what it waits for memory; there is no second one.
+//! 2. Requests have memory before they are read, until they are answered. Deliveries wait for credit and for memory at
+//!    the broker, never here: what is buffered for a consumer is bounded by the credit that it gave, and counts in the
+//!    memory budget until HTTP/2 has sent it.
 //! 3. Batches of acks are worked on side by side and answered in the order in which they came. At most
-//!    [`UNANSWERED_ACKS_MAX`] are without an answer; beyond that the stream is not read.
+//!    [`UNANSWERED_ACKS_MAX`] are without an answer; beyond that the stream is not read. Their results take memory from
+//!    what goes out before they are in line, and count there until HTTP/2 has sent them, as deliveries do.
 //! 4. An error ends the stream with its status. Leases outlive it.
 //! 5. A client that ends its side gets the results of its acks, then the end. A draining server says so with a
 //!    Notice, then ends the stream with UNAVAILABLE.
-//! 6. Deliveries that were leased and never sent are released at the end.
+//! 6. Deliveries that were leased and of which HTTP/2 has taken nothing are released at the end ([`super::unsent`]).
 
-use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use prost::Message as _;
+use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Interval;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
-use tonic::Status;
+use tonic::{Status, body};
 
-use super::check::{self, at_most, invalid};
+use super::admit::BodyError;
+use super::caught::caught;
+use super::check;
 use super::explain::unreadable;
+use super::incoming::{Incoming, IncomingStream};
+use super::outgoing::{self, Content};
+use super::settling::{Batch, Settling};
 use super::status::Refusal;
-use super::{Shared, ending, message, time};
+use super::unsent::Unsent;
+use super::wire::subscribe::{self as wire, Gathered, Ready, Request};
+use super::{Shared, time};
 use crate::admission::{Held, Outlet, Permit, answer_memory};
-use crate::broker::api::{BrokerError, Consumer, DeliveryBatch, Settlement, SubscribeOptions};
+use crate::broker::api::{AckId, BrokerError, Consumer, Delivery, DeliveryBatch, SubscribeOptions};
 use crate::clock;
-use crate::core::types::Settled;
 use crate::limits::*;
 use crate::names::SubscriptionName;
-use crate::proto::v1::subscribe_request::{Acks, Credit, Open, Request as Up};
-use crate::proto::v1::subscribe_response::{
-    AckResults, Deliveries, Heartbeat, Notice, Opened, Response as Down, notice,
-};
-use crate::proto::v1::{ReceivedMessage, SubscribeRequest, SubscribeResponse};
+use crate::proto::v1::subscribe_request::{Credit, Open, Request as Asked};
+use crate::proto::v1::subscribe_response::{Heartbeat, Notice, Opened, Response as Down, notice};
+use crate::proto::v1::{SubscribeRequest, SubscribeResponse};
 
 /// How long a stream may stay without its Open.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
@@ -44,42 +51,93 @@ const ANSWERS_MAX: usize = 4;
 /// A response is closed once it has this many bytes, so that clients with the usual limit of 4 MiB can read it.
 const RESPONSE_BYTES: usize = 1 << 20;
 
-type Answer = Result<Held<SubscribeResponse>, Status>;
+/// Where streams are opened.
+pub const PATH: &str = "/forebay.v1.MessageService/Subscribe";
+
+pub type Answer = Result<Held<Content>, Status>;
+
+/// A request, and the memory that it takes until it is answered.
+pub struct Up {
+    pub request: Request,
+    pub memory: Option<Permit>,
+}
+
+/// Requests, which are read ahead while none is asked for.
+pub trait Requests: Stream<Item = Result<Up, Status>> + Send + Unpin {
+    /// Ready when the stream is to end.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Status>;
+
+    /// Whether the next request is there as far as the client can tell, and waits for memory.
+    fn awaits_memory(&self) -> bool;
+}
+
+/// The requests of a body.
+struct BodyRequests<B>(IncomingStream<B>);
+
+impl<B> Requests for BodyRequests<B>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin,
+{
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
+        self.0.poll_ahead(cx)
+    }
+
+    fn awaits_memory(&self) -> bool {
+        self.0.awaits_memory()
+    }
+}
+
+impl<B> Stream for BodyRequests<B>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Unpin,
+{
+    type Item = Result<Up, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let read = |Incoming { bytes, memory }| Ok(Up { request: wire::read(&bytes)?, memory: Some(memory) });
+        self.0.poll_next(cx).map(|incoming| incoming.map(|incoming| incoming.and_then(read)))
+    }
+}
+
+/// Serves a stream whose requests are in `body`.
+pub fn serve<B>(shared: Shared, body: B) -> http::Response<body::Body>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin + 'static,
+{
+    let outlet = shared.outflow.outlet();
+    let requests = BodyRequests(IncomingStream::new(body, shared.budgets.others.clone()));
+    outgoing::contents(open(shared, outlet.clone(), requests), outlet)
+}
 
 /// The other side has gone; nobody is left to tell.
 struct Gone;
 
 /// Serves a stream in a task of its own; the answers come from what is returned.
-pub fn open(
-    shared: Shared,
-    outlet: Outlet,
-    requests: impl Stream<Item = Result<SubscribeRequest, Status>> + Send + Unpin + 'static,
-) -> ReceiverStream<Answer> {
+pub fn open(shared: Shared, outlet: Outlet, requests: impl Requests + 'static) -> ReceiverStream<Answer> {
     let (answers, stream) = mpsc::channel(ANSWERS_MAX);
     tokio::spawn(async move {
         let served = tokio::select! {
-            served = serve(shared, outlet, requests, answers.clone()) => served,
+            served = caught(talk(shared, outlet, requests, answers.clone())) => served,
             // The client has gone: its deliveries end now, not when the next answer fails.
             () = answers.closed() => return,
         };
-        if let Err(status) = served {
+        if let Err(status) = served.map_err(Status::from).flatten() {
             let _ = answers.send(Err(status)).await;
         }
     });
     ReceiverStream::new(stream)
 }
 
-async fn serve(
+async fn talk(
     shared: Shared,
     outlet: Outlet,
-    mut requests: impl Stream<Item = Result<SubscribeRequest, Status>> + Send + Unpin,
+    mut requests: impl Requests,
     answers: mpsc::Sender<Answer>,
 ) -> Result<(), Status> {
-    let late = |_| Refusal::Stream { why: "the stream's first request, Open, did not come in time" };
-    let Some(first) = tokio::time::timeout(OPEN_WAIT, requests.next()).await.map_err(late)? else {
-        return Ok(());
-    };
-    let Some(Up::Open(open)) = first.map_err(unreadable)?.request else {
+    let Some(first) = first(&mut requests).await? else { return Ok(()) };
+    let Request::Any(SubscribeRequest { request: Some(Asked::Open(open)) }) =
+        first.map_err(unreadable)?.request
+    else {
         return Err(Refusal::Stream { why: "the stream's first request must be Open" }.into());
     };
     let mut session = Session::start(shared, outlet, open, answers).await?;
@@ -87,9 +145,35 @@ async fn serve(
     session.run(requests).await.unwrap_or(Ok(()))
 }
 
+/// The first request, if it comes in time; while it waits for memory, the client is not late.
+async fn first(requests: &mut impl Requests) -> Result<Option<Result<Up, Status>>, Refusal> {
+    loop {
+        match tokio::time::timeout(OPEN_WAIT, requests.next()).await {
+            Ok(first) => return Ok(first),
+            Err(_) if requests.awaits_memory() => {}
+            Err(_) => {
+                return Err(Refusal::Stream {
+                    why: "the stream's first request, Open, did not come in time",
+                });
+            }
+        }
+    }
+}
+
+/// The next request; while none is asked for, only what ends the stream.
+async fn next(requests: &mut impl Requests, is_asked_for: bool) -> Option<Result<Up, Status>> {
+    std::future::poll_fn(|cx| match is_asked_for {
+        true => Pin::new(&mut *requests).poll_next(cx),
+        false => requests.poll_ahead(cx).map(|status| Some(Err(status))),
+    })
+    .await
+}
+
 struct Session {
     shared: Shared,
+    outlet: Outlet,
     name: SubscriptionName,
+    unsent: Arc<Unsent>,
     consumer: Consumer,
     deliveries: mpsc::UnboundedReceiver<DeliveryBatch>,
     unspent: Unspent,
@@ -130,28 +214,6 @@ impl Unspent {
     }
 }
 
-/// Batches of acks under way, oldest first. They go on should the stream end before they are done.
-#[derive(Debug, Default)]
-struct Settling(VecDeque<JoinHandle<Result<AckResults, Status>>>);
-
-impl Settling {
-    fn has_room(&self) -> bool {
-        self.0.len() < UNANSWERED_ACKS_MAX
-    }
-
-    fn push(&mut self, work: impl Future<Output = Result<AckResults, Status>> + Send + 'static) {
-        self.0.push_back(tokio::spawn(work));
-    }
-
-    /// Waits for the oldest; none if there is none. Waiting may be given up and begun again.
-    async fn next(&mut self) -> Option<Result<AckResults, Status>> {
-        let results = self.0.front_mut()?.await;
-        self.0.pop_front();
-        let failed = |_: JoinError| Err(Refusal::Internal { why: "acknowledging failed" }.into());
-        Some(results.unwrap_or_else(failed))
-    }
-}
-
 /// What the stream does next, or how it ends.
 type Step = Result<Result<(), Status>, Gone>;
 
@@ -169,18 +231,30 @@ impl Session {
         unspent.grant("open.credit", &credit)?;
         let view = shared.broker.get_subscription(name.clone()).await?;
         let (sink, deliveries) = mpsc::unbounded_channel();
-        let consumer =
-            shared.broker.subscribe(name.clone(), SubscribeOptions { lease_us, outlet, sink }).await?;
+        let options = SubscribeOptions { lease_us, outlet: outlet.clone(), sink };
+        let consumer = shared.broker.subscribe(name.clone(), options).await?;
         let mut heartbeat = tokio::time::interval(Duration::from_micros(HEARTBEAT_US));
         heartbeat.reset();
         let settling = Settling::default();
-        let session = Self { shared, name, consumer, deliveries, unspent, settling, answers, heartbeat };
+        let unsent = Arc::new(Unsent { broker: shared.broker.clone(), name: name.clone() });
+        let session = Self {
+            shared,
+            outlet,
+            name,
+            unsent,
+            consumer,
+            deliveries,
+            unspent,
+            settling,
+            answers,
+            heartbeat,
+        };
         let opened = Opened {
             lease: Some(time::duration(lease_us.unwrap_or(view.config.lease_us))),
             heartbeat_interval: Some(time::duration(HEARTBEAT_US)),
         };
         // Should the client have gone already, the first answer of `run` notices.
-        let _ = session.answers.send(Ok(Held::free(answer(Down::Opened(opened))))).await;
+        let _ = session.answers.send(Ok(Held::free(content(Down::Opened(opened))))).await;
         session.grant(credit);
         Ok(session)
     }
@@ -191,15 +265,12 @@ impl Session {
         }
     }
 
-    async fn run(
-        &mut self,
-        mut requests: impl Stream<Item = Result<SubscribeRequest, Status>> + Send + Unpin,
-    ) -> Step {
+    async fn run(&mut self, mut requests: impl Requests) -> Step {
         let readiness = self.shared.readiness.clone();
         let mut draining = std::pin::pin!(readiness.draining());
         loop {
             let step = tokio::select! {
-                request = requests.next(), if self.settling.has_room() => match request {
+                request = next(&mut requests, self.settling.has_room()) => match request {
                     Some(Ok(request)) => Ok(self.take(request)),
                     Some(Err(status)) => Ok(Err(unreadable(status))),
                     None => return self.finish().await,
@@ -223,17 +294,22 @@ impl Session {
     }
 
     /// Takes one request of the client.
-    fn take(&mut self, request: SubscribeRequest) -> Result<(), Status> {
-        match request.request {
-            Some(Up::Credit(credit)) => {
+    fn take(&mut self, Up { request, memory }: Up) -> Result<(), Status> {
+        let request = match request {
+            Request::Acks { correlation_id, ack_ids } => {
+                let batch = Batch::of_acks(correlation_id, ack_ids)?;
+                self.settle(batch, memory);
+                return Ok(());
+            }
+            Request::Any(request) => request.request,
+        };
+        match request {
+            Some(Asked::Credit(credit)) => {
                 self.unspent.grant("credit", &credit)?;
                 self.grant(credit);
             }
-            Some(Up::Acks(acks)) => {
-                let batch = Batch::check(acks)?;
-                self.settling.push(batch.settle(self.shared.clone(), self.name.clone()));
-            }
-            Some(Up::Open(_)) => {
+            Some(Asked::Acks(acks)) => self.settle(Batch::check(acks)?, memory),
+            Some(Asked::Open(_)) => {
                 return Err(Refusal::Stream { why: "the stream is open already; send Credit or Acks" }.into());
             }
             None => {
@@ -244,47 +320,75 @@ impl Session {
         Ok(())
     }
 
+    fn settle(&mut self, batch: Batch, memory: Option<Permit>) {
+        let settled = batch.settle(self.shared.clone(), self.name.clone());
+        let outlet = self.outlet.clone();
+        self.settling.push(async move {
+            let results = content(Down::AckResults(settled.await?));
+            let of_results = outlet.wait(answer_memory(results.len() as u64)).await;
+            drop(memory);
+            Ok(Held { value: results, memory: Some(of_results) })
+        });
+    }
+
     async fn send(&mut self, down: Down) -> Step {
-        self.send_held(Held::free(down)).await
+        self.send_held(Held::free(content(down))).await
     }
 
-    async fn send_held(&mut self, down: Held<Down>) -> Step {
+    async fn send_held(&mut self, content: Held<Content>) -> Step {
         self.heartbeat.reset();
-        self.answers.send(Ok(down.map(answer))).await.map(Ok).map_err(|_| Gone)
+        self.answers.send(Ok(content)).await.map(Ok).map_err(|_| Gone)
     }
 
-    async fn send_results(&mut self, results: Result<AckResults, Status>) -> Step {
+    async fn send_results(&mut self, results: Answer) -> Step {
         match results {
-            Ok(results) => self.send(Down::AckResults(results)).await,
+            Ok(results) => self.send_held(results).await,
             Err(status) => Ok(Err(status)),
         }
     }
 
     async fn send_deliveries(&mut self, batch: DeliveryBatch) -> Step {
-        let Held { value: deliveries, mut memory } = batch;
-        let now_us = clock::wall_us();
-        let (mut messages, mut bytes) = (Vec::new(), 0);
-        for delivery in deliveries {
-            self.unspent.spend(1, delivery.message.body.len() as u64);
-            let received = match message::to_deliver(&self.name.queue, delivery, now_us) {
-                Ok(received) => received,
-                Err(status) => return Ok(Err(status)),
-            };
-            let more = received.encoded_len();
-            if bytes + more > RESPONSE_BYTES && !messages.is_empty() {
-                let memory = memory.as_mut().and_then(|memory| memory.split(answer_memory(bytes as u64)));
-                self.send_messages(std::mem::take(&mut messages), memory).await?.ok();
-                bytes = 0;
+        match self.responses(batch) {
+            Ok(responses) => {
+                for response in responses {
+                    self.send_held(response).await?.ok();
+                }
+                Ok(Ok(()))
             }
-            bytes += more;
-            messages.push(received);
+            Err(status) => Ok(Err(status)),
         }
-        if messages.is_empty() { Ok(Ok(())) } else { self.send_messages(messages, memory).await }
     }
 
-    async fn send_messages(&mut self, messages: Vec<ReceivedMessage>, memory: Option<Permit>) -> Step {
-        let value = Down::Deliveries(Deliveries { messages });
-        self.send_held(Held { value, memory }).await
+    /// Responses with these deliveries; should one not be readable, the others go back.
+    fn responses(&mut self, batch: DeliveryBatch) -> Result<Vec<Held<Content>>, Status> {
+        let Held { value: deliveries, mut memory } = batch;
+        let now_us = clock::wall_us();
+        let mut responses = Vec::with_capacity(1);
+        let mut gathered = Gathered::with_capacity(deliveries.len());
+        let mut deliveries = deliveries.into_iter();
+        while let Some(delivery) = deliveries.next() {
+            self.unspent.spend(1, delivery.message.body.len() as u64);
+            let ready = match Ready::new(&self.name.queue, delivery, now_us) {
+                Ok(ready) => ready,
+                Err(status) => {
+                    drop(gathered.close(now_us, self.unsent.clone()));
+                    self.unsent.give_back(ack_ids(deliveries));
+                    return Err(status);
+                }
+            };
+            let bytes = gathered.length();
+            if bytes + ready.length() > RESPONSE_BYTES && !gathered.is_empty() {
+                let memory = memory.as_mut().and_then(|memory| memory.split(answer_memory(bytes as u64)));
+                let closed = std::mem::take(&mut gathered).close(now_us, self.unsent.clone());
+                responses.push(Held { value: Content::deliveries(closed), memory });
+            }
+            gathered.push(ready);
+        }
+        if !gathered.is_empty() {
+            let value = Content::deliveries(gathered.close(now_us, self.unsent.clone()));
+            responses.push(Held { value, memory });
+        }
+        Ok(responses)
     }
 
     /// The client has ended its side: it still gets the results of its acks.
@@ -320,93 +424,16 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.deliveries.close();
-        let mut unsent = Vec::new();
         while let Ok(batch) = self.deliveries.try_recv() {
-            unsent.extend(batch.value);
-        }
-        if !unsent.is_empty() {
-            self.shared.broker.release(self.name.clone(), unsent);
+            self.unsent.give_back(ack_ids(batch.value));
         }
     }
 }
 
-fn answer(down: Down) -> SubscribeResponse {
-    SubscribeResponse { response: Some(down) }
+fn ack_ids(deliveries: impl IntoIterator<Item = Delivery>) -> Vec<AckId> {
+    deliveries.into_iter().map(|delivery| delivery.ack_id).collect()
 }
 
-/// One checked Acks request.
-struct Batch {
-    correlation_id: u64,
-    acks: usize,
-    /// Acks first, then nacks.
-    settlements: Vec<Settlement>,
-    extend: Vec<String>,
-    extend_us: u64,
-    bytes: u64,
-}
-
-impl Batch {
-    fn check(request: Acks) -> Result<Self, Refusal> {
-        let bytes = request.encoded_len() as u64;
-        let ids = request.ack_ids.len() + request.nacks.len() + request.extend_ack_ids.len();
-        if ids == 0 {
-            return Err(invalid("acks", format!("has no ack ids; give 1 to {ACK_IDS_MAX}")));
-        }
-        at_most("acks", "ack ids", ids, ACK_IDS_MAX)?;
-        let extend_us = match (&request.extend_lease, request.extend_ack_ids.is_empty()) {
-            (Some(lease), _) => check::lease("acks.extend_lease", lease)?,
-            (None, true) => 0,
-            (None, false) => {
-                return Err(invalid("acks.extend_lease", "is required with extend_ack_ids"));
-            }
-        };
-        let acks = request.ack_ids.len();
-        let mut settlements: Vec<_> = ending::acks(request.ack_ids).collect();
-        settlements.extend(ending::nacks("acks.nacks", request.nacks)?);
-        let correlation_id = request.correlation_id;
-        Ok(Self { correlation_id, acks, settlements, extend: request.extend_ack_ids, extend_us, bytes })
-    }
-
-    async fn settle(self, shared: Shared, name: SubscriptionName) -> Result<AckResults, Status> {
-        let _permit = match shared.admission.admit(self.bytes).await {
-            Ok(permit) => permit,
-            Err(used_up) => return Ok(self.put_off(&used_up.to_string())),
-        };
-        let settle = async {
-            match self.settlements.is_empty() {
-                true => Ok(Vec::new()),
-                false => shared.broker.settle(name.clone(), self.settlements).await,
-            }
-        };
-        let extend = async {
-            match self.extend.is_empty() {
-                true => Ok(Vec::new()),
-                false => shared.broker.extend(name.clone(), self.extend, self.extend_us).await,
-            }
-        };
-        let (settled, extended) = tokio::join!(settle, extend);
-        Ok(results(self.correlation_id, self.acks, settled?, extended?))
-    }
-
-    /// Nothing is done now; every id may be sent again.
-    fn put_off(&self, why: &str) -> AckResults {
-        let transient = |count| vec![Settled::Transient { why: why.to_owned() }; count];
-        let (settled, extended) = (transient(self.settlements.len()), transient(self.extend.len()));
-        results(self.correlation_id, self.acks, settled, extended)
-    }
-}
-
-fn results(
-    correlation_id: u64,
-    acks: usize,
-    mut settled: Vec<Settled>,
-    extended: Vec<Settled>,
-) -> AckResults {
-    let nacked = settled.split_off(acks.min(settled.len()));
-    AckResults {
-        correlation_id,
-        acks: ending::results(settled),
-        nacks: ending::results(nacked),
-        extensions: ending::results(extended),
-    }
+fn content(down: Down) -> Content {
+    Content::encoded(&SubscribeResponse { response: Some(down) })
 }

@@ -14,6 +14,7 @@ use tokio::time::Interval;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use super::caught::caught;
 use super::check::{self, invalid, not_built};
 use super::status::Refusal;
 use super::{Shared, message, time, token};
@@ -46,11 +47,11 @@ pub async fn open(
     let (answers, stream) = mpsc::channel(1);
     tokio::spawn(async move {
         let served = tokio::select! {
-            served = tail.run(&answers) => served,
+            served = caught(tail.run(&answers)) => served,
             // The client has gone: its place is free now, not when the next answer fails.
             () = answers.closed() => return,
         };
-        if let Err(status) = served {
+        if let Err(status) = served.map_err(Status::from).flatten() {
             let _ = answers.send(Err(status)).await;
         }
     });

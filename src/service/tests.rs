@@ -1,6 +1,7 @@
 //! The services against a broker that the test plays itself.
 
 mod network;
+mod publish_call;
 mod publish_stream;
 mod stream;
 mod tail;
@@ -16,7 +17,7 @@ use tonic_types::StatusExt;
 use super::messages::Messages;
 use super::queues::Queues;
 use super::*;
-use crate::admission::Held;
+use crate::admission::{Admission, Held};
 use crate::broker::api::{BrokerError, Delivery, Fetched, Published, Request as Call, StoredMessage};
 use crate::broker::pipeline::Publish;
 use crate::core::types::*;
@@ -45,18 +46,19 @@ fn broker(mut answer: impl FnMut(Call) + Send + 'static) -> Broker {
 fn parts(broker: Broker) -> server::Parts {
     server::Parts {
         broker,
-        admission: Admission::new(64 << 20, 9 << 20),
+        budgets: Budgets::default(),
         outflow: Outflow::default(),
         metrics: Metrics::default(),
         readiness: Readiness::default(),
         identity: Identity { cluster_uid: Uid([0xab; 16]), incarnation: 3, start_time_us: 5_000_000 },
+        connections: Bounds { all: 1_024, per_address: 1_024 },
     }
 }
 
 fn shared(broker: Broker) -> Shared {
     let parts = parts(broker);
-    let (admission, outflow, readiness) = (parts.admission, parts.outflow, parts.readiness);
-    Shared { broker: parts.broker, admission, outflow, readiness, identity: Arc::new(parts.identity) }
+    let (budgets, outflow, readiness) = (parts.budgets, parts.outflow, parts.readiness);
+    Shared { broker: parts.broker, budgets, outflow, readiness, identity: Arc::new(parts.identity) }
 }
 
 /// A broker that must not be called.
@@ -92,7 +94,7 @@ fn stored(offset: u64, body: usize) -> StoredMessage {
 
 fn delivery(offset: u64, body: usize) -> Delivery {
     let message = stored(offset, body);
-    Delivery { ack_id: format!("ack-{offset}"), attempt: 1, lease_us: 30_000_000, message }
+    Delivery { ack_id: format!("ack-{offset}").into(), attempt: 1, lease_us: 30_000_000, message }
 }
 
 fn reason(status: &tonic::Status) -> String {
@@ -231,42 +233,6 @@ async fn listings_go_on_by_token() {
 }
 
 #[tokio::test]
-async fn each_published_message_has_its_result() {
-    let broker = broker(|call| match call {
-        Call::Publish { publish: Publish { messages, producer, .. }, reply } => {
-            assert_eq!(messages.len(), 2);
-            assert_eq!(producer, Some(ProducerStamp { id: "p".into(), epoch: 1, sequence: 4 }));
-            let (first_offset, count) = (Offset(10), 2);
-            let queue_uid = Uid([1; 16]);
-            let published = Published {
-                queue_uid,
-                first_offset,
-                count,
-                publish_time_us: 1_000_000,
-                duplicate: true,
-                held: true,
-            };
-            reply.send(Ok(published)).unwrap();
-        }
-        call => panic!("{call:?}"),
-    });
-    let messages = Messages { shared: shared(broker) };
-    let request = v1::PublishRequest {
-        queue: QUEUE.into(),
-        messages: vec![v1::Message::default(); 2],
-        producer: Some(v1::Producer { producer_id: "p".into(), epoch: 1, sequence: 4 }),
-        expected_next_offset: None,
-    };
-    let answer = messages.publish(Request::new(request.clone())).await.unwrap().into_inner();
-    let offsets: Vec<(u64, bool)> = answer.results.iter().map(|one| (one.offset, one.duplicate)).collect();
-    assert_eq!(offsets, [(10, true), (11, true)]);
-    assert_eq!(answer.results[1].message_id, token::message_id(Uid([1; 16]), Offset(11)));
-    let conditional = v1::PublishRequest { expected_next_offset: Some(0), ..request };
-    let status = messages.publish(Request::new(conditional)).await.unwrap_err();
-    assert!(status.message().starts_with("expected_next_offset is not built"));
-}
-
-#[tokio::test]
 async fn a_pull_waits_no_longer_than_its_caller() {
     let broker = broker(|call| match call {
         Call::Pull { options, reply, .. } => {
@@ -326,6 +292,27 @@ async fn endings_answer_for_each_id() {
     assert_eq!(status.message(), "lease: is required");
     let request = v1::AcknowledgeRequest { subscription: subscription(), ack_ids: vec![] };
     assert_eq!(reason(&messages.acknowledge(Request::new(request)).await.unwrap_err()), "INVALID_FIELD");
+}
+
+#[tokio::test]
+async fn many_results_count_until_they_have_gone() {
+    let broker = broker(|call| match call {
+        Call::Settle { settlements, reply, .. } => {
+            reply.send(Ok(vec![Settled::Ok; settlements.len()])).unwrap();
+        }
+        call => panic!("{call:?}"),
+    });
+    let messages = Messages { shared: shared(broker) };
+    let outflow = messages.shared.outflow.clone();
+    for (count, bytes) in [(10, 0), (10_000, 10_000 * size_of::<v1::AckResult>() as u64)] {
+        let request =
+            v1::AcknowledgeRequest { subscription: SUBSCRIPTION.into(), ack_ids: vec!["a".into(); count] };
+        let answer = messages.acknowledge(Request::new(request)).await.unwrap();
+        assert_eq!(outflow.used_bytes() > 0, bytes > 0);
+        assert!(outflow.used_bytes() >= bytes);
+        drop(answer);
+        assert_eq!(outflow.used_bytes(), 0);
+    }
 }
 
 #[tokio::test]

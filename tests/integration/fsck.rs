@@ -173,10 +173,12 @@ async fn damage_to_a_segment_names_the_messages_and_costs_no_others() {
         assert_eq!(code, 1, "{stdout}");
         let lines: Vec<&str> = stdout.lines().filter(|line| line.starts_with(kind)).collect();
         assert!(lines.len() == 1 && lines[0].contains(&name_of_file), "{kind}: {stdout}");
-        let told = format!("queue={name} offsets={hit}..{hit}:");
-        let damaged = stdout.lines().find(|line| line.contains(&told));
+        let message = format!("queue={name} offsets={hit}..{hit}:");
+        let damaged = stdout.lines().find(|line| line.contains(&message));
         assert!(damaged.is_some_and(|line| line.contains(&name_of_file)), "{kind}: {stdout}");
-        assert_eq!(stdout.lines().count(), if kind == "message" { 2 } else { 3 }, "{stdout}");
+        // A segment that was just sealed may be without its index yet.
+        let told = stdout.lines().filter(|line| !line.contains(".idx: missing")).count();
+        assert_eq!(told, if kind == "message" { 2 } else { 3 }, "{stdout}");
         // The index file leads into a frame whose header is lost; the message is whole.
         let lost = if kind == "frame" { &[][..] } else { &[hit] };
         assert_eq!(stdout.contains("lost-messages"), kind == "record", "{stdout}");
@@ -187,11 +189,36 @@ async fn damage_to_a_segment_names_the_messages_and_costs_no_others() {
             let bytes = fs::read(&index).unwrap();
             fs::remove_file(&index).unwrap();
             let (_, stdout) = fsck(&site.data());
-            assert!(stdout.contains(&format!("lost-messages {name_of_file}:{frame} {told}")), "{stdout}");
+            assert!(stdout.contains(&format!("lost-messages {name_of_file}:{frame} {message}")), "{stdout}");
             fs::write(&index, bytes).unwrap();
         }
         assert_eq!(served(&site).await, all_but(lost), "{kind}");
     }
+}
+
+/// The last frame may lack its end after a power cut; one with a frame behind it may not.
+#[tokio::test]
+async fn the_end_of_the_last_frame_may_be_torn_and_a_start_mends_it() {
+    let (site, server, mut clients) = with_queue().await;
+    publish(&mut clients, "q", &["a message"]).await;
+    server.kill();
+    let segment = files(&site.data(), "log", ".seg").remove(0);
+    let whole = fs::read(&segment).unwrap();
+    // Small frames of a block each; a segment's header is one block too.
+    let frames = (1..).take_while(|block| whole[block * 4096..].get(4..8) == Some(b"FBfr")).count();
+    for frame in 1..=frames {
+        fs::write(&segment, &whole).unwrap();
+        flip(&segment, (frame + 1) * 4096 - 1);
+        let (code, stdout) = fsck(&site.data());
+        let expected = if frame == frames { "torn-end" } else { "frame" };
+        assert_eq!(code, 1);
+        assert!(
+            stdout.starts_with(&format!("{expected} {}", told(&site.data(), &segment))),
+            "{frame}: {stdout}"
+        );
+    }
+    end(site.start()).await;
+    assert_eq!(fsck(&site.data()).0, 0);
 }
 
 #[tokio::test]

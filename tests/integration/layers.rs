@@ -8,25 +8,60 @@ use std::path::{Path, PathBuf};
 const PARTS: &[(&str, &[&str])] = &[
     ("ids", &[]),
     ("limits", &[]),
+    ("planted", &[]),
     ("host", &[]),
+    ("drill", &[]),
     ("clock", &["host"]),
     ("names", &["limits"]),
     ("proto", &[]),
     ("record", &["ids", "limits", "names", "clock"]),
-    ("disk", &["ids"]),
-    ("log", &["record", "disk", "host", "ids", "limits"]),
-    ("core", &["record", "names", "clock", "ids", "limits"]),
-    ("admission", &["limits"]),
-    ("broker", &["admission", "core", "log", "disk", "record", "names", "clock", "host", "ids", "limits"]),
+    ("disk", &["ids", "planted"]),
+    ("log", &["record", "disk", "drill", "host", "ids", "limits", "planted"]),
+    ("core", &["record", "names", "clock", "ids", "limits", "planted"]),
+    ("admission", &["limits", "planted"]),
+    (
+        "broker",
+        &[
+            "admission",
+            "core",
+            "log",
+            "disk",
+            "drill",
+            "record",
+            "names",
+            "clock",
+            "host",
+            "ids",
+            "limits",
+            "planted",
+        ],
+    ),
     ("node", &["broker", "disk"]),
     ("embedded", &["node", "admission", "broker", "core", "log", "record", "names", "ids", "limits"]),
     ("observe", &["admission", "broker", "proto", "names", "ids", "limits"]),
     (
         "service",
-        &["observe", "admission", "broker", "core", "record", "names", "clock", "ids", "limits", "proto"],
+        &[
+            "observe",
+            "admission",
+            "broker",
+            "core",
+            "drill",
+            "record",
+            "names",
+            "clock",
+            "ids",
+            "limits",
+            "planted",
+            "proto",
+        ],
     ),
+    ("fuzz", &["service", "core"]),
     ("config", &["log", "limits"]),
-    ("server", &["config", "service", "observe", "admission", "node", "broker", "clock", "ids", "limits"]),
+    (
+        "server",
+        &["config", "service", "observe", "admission", "node", "broker", "clock", "ids", "limits", "planted"],
+    ),
     // Reads what a server has left, and shows messages as the service does.
     ("offline", &["service", "proto", "broker", "core", "log", "disk", "record", "names", "clock", "ids"]),
     // A client of the server's own process: it sees the API alone.
@@ -108,7 +143,7 @@ fn part(path: &Path) -> String {
 }
 
 /// Blanks comments and what is in quotes, so that only code is left; lines keep their numbers.
-fn code_of(text: &str) -> String {
+pub fn code_of(text: &str) -> String {
     let mut code = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
@@ -235,6 +270,22 @@ fn offences(path: &Path, text: &str) -> Vec<String> {
 fn no_part_reaches_up_or_sideways() {
     let offences: Vec<String> = sources().iter().flat_map(|(path, text)| offences(path, text)).collect();
     assert!(offences.is_empty(), "{}", offences.join("\n"));
+}
+
+/// A judge that shared the server's code would share its mistakes.
+#[test]
+fn the_checker_shares_no_code_with_the_server() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/forebay-checker");
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let (_, dependencies) = manifest.split_once("[dependencies]").unwrap();
+    let own = ["forebay", "path =", "workspace = true }"];
+    let shared = |line: &&str| own.iter().any(|own| line.contains(own)) || line.contains("git =");
+    assert_eq!(dependencies.lines().filter(shared).collect::<Vec<_>>(), Vec::<&str>::new());
+    for entry in fs::read_dir(root.join("src")).unwrap() {
+        let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+        let outside = code_of(&text).contains("#[path") || text.contains("include!");
+        assert!(!outside, "its modules are its own");
+    }
 }
 
 #[test]

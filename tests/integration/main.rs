@@ -1,5 +1,6 @@
 //! Tests of the whole server: real processes, real clients, one binary.
 
+mod attacks;
 mod bad_input;
 mod client;
 mod commits;
@@ -7,12 +8,16 @@ mod control;
 mod data_dir;
 mod delivery;
 mod dump;
+mod fields;
 mod fixtures;
+mod flips;
 mod fsck;
+mod hostile;
 mod kills;
 mod layers;
 mod lifecycle;
 mod packed;
+mod panics;
 mod publish_streams;
 mod rebuild;
 mod removal;
@@ -20,5 +25,6 @@ mod retries;
 mod smoke;
 mod stalled;
 mod streams;
+mod supply_chain;
 mod support;
 mod tails;

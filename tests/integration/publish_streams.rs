@@ -1,5 +1,6 @@
 //! Publishing by streams: order, errors between, repeats, clients that do not read, and the server's end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use forebay::limits::PUBLISH_STREAM_REQUESTS_MAX;
@@ -7,7 +8,7 @@ use forebay::proto::v1::message_service_client::MessageServiceClient;
 use forebay::proto::v1::publish_stream_response::Result as Shown;
 use forebay::proto::v1::*;
 use forebay_testkit::{Clients, queue};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
@@ -189,8 +190,12 @@ async fn a_draining_server_answers_what_it_stored_and_ends_the_stream() {
     let (site, server, mut clients) = with_queue().await;
     let mut stream = Publishing::open(&mut clients).await;
     let up = stream.up.clone();
+    // As many as a client may have under way without being taken for one that waits for no answer.
+    let under_way = Arc::new(Semaphore::new(500));
+    let answers = under_way.clone();
     let feeding = tokio::spawn(async move {
         for sequence in 1.. {
+            under_way.acquire().await.expect("never closed").forget();
             let publish = Some(sequenced("q", sequence));
             if up.send(PublishStreamRequest { correlation_id: sequence, publish }).is_err() {
                 return;
@@ -200,6 +205,7 @@ async fn a_draining_server_answers_what_it_stored_and_ends_the_stream() {
     });
     for sequence in 1..=100 {
         assert_eq!(stream.stored().await, (sequence, sequence - 1, false));
+        answers.add_permits(1);
     }
     let ending = tokio::spawn(end(server));
     let mut answered = 100;
@@ -207,6 +213,7 @@ async fn a_draining_server_answers_what_it_stored_and_ends_the_stream() {
         match stream.next().await {
             Ok(Some((id, Ok(_)))) => {
                 answered += 1;
+                answers.add_permits(1);
                 assert_eq!(id, answered);
             }
             // Read before the drain, and taken by the broker after it.
@@ -217,6 +224,7 @@ async fn a_draining_server_answers_what_it_stored_and_ends_the_stream() {
     };
     check_error(&status, Code::Unavailable, "DRAINING");
     drop(stream);
+    answers.add_permits(Semaphore::MAX_PERMITS / 2);
     feeding.await.unwrap();
     assert!(ending.await.unwrap().0.success());
     let server = site.start();

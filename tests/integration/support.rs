@@ -12,10 +12,9 @@ use forebay::proto::v1::subscribe_request::{Acks, Credit, Open, Request as Up};
 use forebay::proto::v1::subscribe_response::{AckResults, Response as Down};
 use forebay::proto::v1::*;
 use forebay_testkit::server::binary;
+pub use forebay_testkit::server::http_get;
 use forebay_testkit::{Clients, Server, ServerOptions, queue, subscription};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Code, Status, Streaming};
@@ -336,18 +335,6 @@ impl Stream {
     }
 }
 
-/// The status and body of an HTTP request.
-pub async fn http_get(address: &str, path: &str) -> (u16, String) {
-    let mut connection = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    connection.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).await.unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let status = head.split_whitespace().nth(1).unwrap().parse().unwrap();
-    (status, body.to_owned())
-}
-
 /// RssAnon + RssShmem of a server.
 pub fn resident_kib(server: &Server) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
@@ -360,11 +347,7 @@ pub fn resident_kib(server: &Server) -> u64 {
 
 /// One figure of a server's metrics.
 pub async fn metric(server: &Server, name: &str) -> u64 {
-    let (status, text) = http_get(&server.http, "/metrics").await;
-    assert_eq!(status, 200);
-    let line = text.lines().find(|line| line.split_whitespace().next() == Some(name));
-    let value = line.unwrap_or_else(|| panic!("{name} is not in:\n{text}")).split_whitespace().nth(1);
-    value.unwrap().parse().unwrap()
+    server.metric(name).await
 }
 
 /// Every file below a path with its bytes; directories with none. `LOCK` may change: it names its last taker.

@@ -77,7 +77,7 @@ impl World {
     }
 
     /// What a call was told, if anybody was there to hear it; the error says why nobody knows what has become of it.
-    fn heard<T>(&self, what: &str, told: Result<T, BrokerError>) -> Result<Result<T, BrokerError>, Over> {
+    pub fn heard<T>(&self, what: &str, told: Result<T, BrokerError>) -> Result<Result<T, BrokerError>, Over> {
         let outcome = match &told {
             Ok(_) => "ok".to_owned(),
             Err(error) => error.to_string(),
@@ -173,17 +173,23 @@ impl Client {
         let number = self.random.below(world.options.queues);
         let queue = format!("q{number}");
         match self.random.below(100) {
-            0..30 => self.publish(world, &queue).await,
+            0..30 => {
+                let sizes = self.sizes(world);
+                publish(world, &queue, sizes).await
+            }
             30..45 => self.begin_stamped(world, number).await,
             45..50 => self.publish_several(world).await,
             50..85 => self.consume(world, &queue).await,
             85..88 => self.consume_from(world, &format!("{queue}-dead"), "default", true).await,
             88..90 => self.peek(world, &queue).await,
             90..92 => self.pause(world, &queue).await,
-            92..94 => self.resume(world, &queue).await,
+            92..94 => {
+                let target = self.target(&queue);
+                resume(world, &queue, target).await
+            }
             94..95 => self.purge(world, &queue).await,
             95..96 => self.update(world, &queue).await,
-            96..97 if self.random.percent(40) => self.delete(world, number).await,
+            96..97 if self.random.percent(40) => delete(world, &queue).await,
             _ => world.make_queue(&mut self.random, number).await,
         }
     }
@@ -201,42 +207,32 @@ impl Client {
         (0..count).map(|_| self.random.scale(world.options.body_bytes_max) as u32).collect()
     }
 
-    async fn publish(&mut self, world: &World, queue: &str) -> Result<(), Over> {
-        let sizes = self.sizes(world);
-        let (id, bodies) = world.model().publish(queue, sizes);
-        let told = world.broker.publish(queue_name(queue), messages(bodies), None).await;
-        published(world, id, world.heard("publish", told)?);
-        Ok(())
-    }
-
     async fn publish_several(&mut self, world: &World) -> Result<(), Over> {
-        let mut ids = Vec::new();
-        let mut publishes = Vec::new();
-        for _ in 0..self.random.within(2, 5) {
+        let count = self.random.within(2, 5);
+        let mut part = || {
             let queue = format!("q{}", self.random.below(world.options.queues));
-            let sizes = self.sizes(world);
-            let (id, bodies) = world.model().publish(&queue, sizes);
-            ids.push(id);
-            publishes.push(Publish { queue: queue_name(&queue), messages: messages(bodies), producer: None });
-        }
-        let told = world.broker.publish_all(publishes).await;
-        for (id, told) in ids.into_iter().zip(told) {
-            published(world, id, world.heard("publish of several", told)?);
-        }
-        Ok(())
+            (queue, self.sizes(world))
+        };
+        let parts = (0..count).map(|_| part()).collect();
+        publish_several(world, parts).await
     }
 
     /// A request of a producer, numbered; it is sent until it is answered.
     async fn begin_stamped(&mut self, world: &World, queue: u64) -> Result<(), Over> {
+        let sizes = self.sizes(world);
+        self.stamp(world, queue, sizes).await
+    }
+
+    /// The same with messages of these sizes.
+    pub async fn stamp(&mut self, world: &World, queue: u64, sizes: Vec<u32>) -> Result<(), Over> {
         let sequence = self.sequences[queue as usize].1 + 1;
         let epoch = self.sequences[queue as usize].0.map_or(1, |_| 1);
         let stamp = ProducerStamp { id: format!("client{}", self.number), epoch, sequence };
-        let sizes = self.sizes(world);
         let (id, _) = world.model().publish(&format!("q{queue}"), sizes);
         self.publish_stamped(world, Unanswered { queue, id, stamp }).await
     }
 
-    async fn publish_stamped(&mut self, world: &World, unanswered: Unanswered) -> Result<(), Over> {
+    pub async fn publish_stamped(&mut self, world: &World, unanswered: Unanswered) -> Result<(), Over> {
         let Unanswered { queue, id, stamp } = unanswered.clone();
         self.unanswered = Some(unanswered);
         let bodies = world.model().bodies(id);
@@ -332,7 +328,8 @@ impl Client {
                 82..87 => Ending::Release,
                 87..90 => Ending::Reject { error: "no".to_owned() },
                 90..94 => {
-                    self.extend(world, queue, subscription, &delivery).await?;
+                    let lease_us = self.random.within(1, world.options.lease_us_max);
+                    extend(world, queue, subscription, &delivery, lease_us).await?;
                     continue;
                 }
                 _ => continue,
@@ -374,7 +371,8 @@ impl Client {
         let came: Vec<(u64, u32)> = batch.iter().map(|d| (d.message.offset.0, d.attempt)).collect();
         world.host.note(format_args!("again from {queue}/{subscription}: {came:?}"));
         world.model().pulled(queue, subscription, pull, seen_us, &batch);
-        if done == count && world.model().is_free(queue, uid, offset) {
+        let may_wait = batch.is_empty() && world.disk.is_small();
+        if done == count && !may_wait && world.model().is_free(queue, uid, offset) {
             let next = batch.first().map(|delivery| delivery.message.offset);
             let is_next = next.is_some_and(|next| next <= offset);
             assert!(is_next, "{queue}/{subscription}/{offset} was given back, and {next:?} comes");
@@ -382,42 +380,12 @@ impl Client {
         self.settle(world, queue, subscription, batch).await
     }
 
-    async fn extend(
-        &mut self,
-        world: &World,
-        queue: &str,
-        subscription: &str,
-        delivery: &Delivery,
-    ) -> Result<(), Over> {
-        let (uid, offset) = (delivery.message.queue_uid, delivery.message.offset);
-        world.model().settling(uid, subscription, offset);
-        let lease_us = self.random.within(1, world.options.lease_us_max);
-        let at_us = world.host.elapsed().as_micros() as u64;
-        let name = subscription_name(queue, subscription);
-        let told = world.broker.extend(name, vec![delivery.ack_id.clone()], lease_us).await;
-        if let Ok(told) = world.heard("extend", told)?
-            && told == [Settled::Ok]
-        {
-            world.model().extended(uid, subscription, offset, world.life, at_us + lease_us);
-        }
-        Ok(())
-    }
-
     async fn peek(&mut self, world: &World, queue: &str) -> Result<(), Over> {
         let (messages, bytes) = (self.random.scale(50) as u32, self.random.scale(1 << 20));
-        let outlet = world.outflow.outlet();
-        let told = world.broker.peek(queue_name(queue), None, messages, bytes, &outlet).await;
-        match world.heard("peek", told)? {
-            Ok(held) => {
-                let mut model = world.model();
-                for message in held.value {
-                    model.read(queue, message.queue_uid, message.offset, &message.body);
-                }
-            }
-            Err(BrokerError::DataLoss { offset, .. }) => told_of_loss(world, queue, offset).await?,
-            Err(_) => {}
+        match peek(world, queue, messages, bytes).await? {
+            Some(offset) => told_of_loss(world, queue, offset).await,
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn target(&mut self, queue: &str) -> Target {
@@ -427,21 +395,7 @@ impl Client {
 
     async fn pause(&mut self, world: &World, queue: &str) -> Result<(), Over> {
         let (target, refuses) = (self.target(queue), self.random.percent(20));
-        world.model().pausing(queue);
-        let told = world.broker.pause(target, refuses, String::new()).await;
-        let _ = world.heard("pause", told)?;
-        world.model().paused(queue);
-        Ok(())
-    }
-
-    async fn resume(&mut self, world: &World, queue: &str) -> Result<(), Over> {
-        let target = self.target(queue);
-        let (is_queue, moment) = (target.subscription.is_none(), world.model().moment());
-        let told = world.broker.resume(target).await;
-        if world.heard("resume", told)?.is_ok() && is_queue {
-            world.model().resumed(queue, moment);
-        }
-        Ok(())
+        pause(world, queue, target, refuses).await
     }
 
     async fn update(&mut self, world: &World, queue: &str) -> Result<(), Over> {
@@ -454,32 +408,113 @@ impl Client {
         let view = world.broker.get_queue(queue_name(queue)).await;
         let Ok(view) = world.heard("get queue", view)? else { return Ok(()) };
         let end = Offset(self.random.below(view.next_offset.0 + 1));
-        // Whatever is heard of it: it may come to pass, on this queue or on the next of its name.
-        let uids: Vec<Uid> =
-            world.model().live().into_iter().filter(|(_, n)| n == queue).map(|(uid, _)| uid).collect();
-        uids.into_iter().chain([view.uid]).for_each(|uid| world.model().purged_maybe(uid, end));
-        let told = world.broker.purge(queue_name(queue), Some(end)).await;
-        if let Ok(end) = world.heard("purge", told)? {
-            let again = world.broker.get_queue(queue_name(queue)).await;
-            if world.heard("get queue", again)?.is_ok_and(|again| again.uid == view.uid) {
-                world.model().purged(view.uid, end);
-            }
-        }
-        Ok(())
+        purge(world, queue, view.uid, end).await
     }
+}
 
-    async fn delete(&mut self, world: &World, number: u64) -> Result<(), Over> {
-        let queue = format!("q{number}");
-        let view = world.broker.get_queue(queue_name(&queue)).await;
-        let Ok(view) = world.heard("get queue", view)? else { return Ok(()) };
-        let expected = Version { uid: view.uid, revision: view.revision };
-        world.model().deleting(view.uid);
-        let told = world.broker.delete_queue(queue_name(&queue), Some(expected)).await;
-        if world.heard("delete queue", told)?.is_ok() {
-            world.model().deleted(view.uid);
-        }
-        Ok(())
+pub async fn publish(world: &World, queue: &str, sizes: Vec<u32>) -> Result<(), Over> {
+    let (id, bodies) = world.model().publish(queue, sizes);
+    let told = world.broker.publish(queue_name(queue), messages(bodies), None).await;
+    published(world, id, world.heard("publish", told)?);
+    Ok(())
+}
+
+/// Publishes to several queues in one request.
+pub async fn publish_several(world: &World, parts: Vec<(String, Vec<u32>)>) -> Result<(), Over> {
+    let mut ids = Vec::new();
+    let mut publishes = Vec::new();
+    for (queue, sizes) in parts {
+        let (id, bodies) = world.model().publish(&queue, sizes);
+        ids.push(id);
+        publishes.push(Publish { queue: queue_name(&queue), messages: messages(bodies), producer: None });
     }
+    let told = world.broker.publish_all(publishes, None).await;
+    for (id, told) in ids.into_iter().zip(told) {
+        published(world, id, world.heard("publish of several", told)?);
+    }
+    Ok(())
+}
+
+/// Looks at a queue's first messages; the offset of one that is damaged.
+pub async fn peek(world: &World, queue: &str, messages: u32, bytes: u64) -> Result<Option<Offset>, Over> {
+    let outlet = world.outflow.outlet();
+    let told = world.broker.peek(queue_name(queue), None, messages, bytes, &outlet).await;
+    match world.heard("peek", told)? {
+        Ok(held) => {
+            let mut model = world.model();
+            for message in held.value {
+                model.read(queue, message.queue_uid, message.offset, &message.body);
+            }
+            Ok(None)
+        }
+        Err(BrokerError::DataLoss { offset, .. }) => Ok(Some(offset)),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Lets a lease last so long from now.
+pub async fn extend(
+    world: &World,
+    queue: &str,
+    subscription: &str,
+    delivery: &Delivery,
+    lease_us: u64,
+) -> Result<(), Over> {
+    let (uid, offset) = (delivery.message.queue_uid, delivery.message.offset);
+    world.model().settling(uid, subscription, offset);
+    let at_us = world.host.elapsed().as_micros() as u64;
+    let name = subscription_name(queue, subscription);
+    let told = world.broker.extend(name, vec![delivery.ack_id], lease_us).await;
+    if let Ok(told) = world.heard("extend", told)?
+        && told == [Settled::Ok]
+    {
+        world.model().extended(uid, subscription, offset, world.life, at_us + lease_us);
+    }
+    Ok(())
+}
+
+pub async fn pause(world: &World, queue: &str, target: Target, refuses: bool) -> Result<(), Over> {
+    world.model().pausing(queue);
+    let told = world.broker.pause(target, refuses, String::new()).await;
+    let _ = world.heard("pause", told)?;
+    world.model().paused(queue);
+    Ok(())
+}
+
+pub async fn resume(world: &World, queue: &str, target: Target) -> Result<(), Over> {
+    let (is_queue, moment) = (target.subscription.is_none(), world.model().moment());
+    let told = world.broker.resume(target).await;
+    if world.heard("resume", told)?.is_ok() && is_queue {
+        world.model().resumed(queue, moment);
+    }
+    Ok(())
+}
+
+pub async fn purge(world: &World, queue: &str, uid: Uid, end: Offset) -> Result<(), Over> {
+    // Whatever is heard of it: it may come to pass, on this queue or on the next of its name.
+    let uids: Vec<Uid> =
+        world.model().live().into_iter().filter(|(_, n)| n == queue).map(|(uid, _)| uid).collect();
+    uids.into_iter().chain([uid]).for_each(|uid| world.model().purged_maybe(uid, end));
+    let told = world.broker.purge(queue_name(queue), Some(end)).await;
+    if let Ok(end) = world.heard("purge", told)? {
+        let again = world.broker.get_queue(queue_name(queue)).await;
+        if world.heard("get queue", again)?.is_ok_and(|again| again.uid == uid) {
+            world.model().purged(uid, end);
+        }
+    }
+    Ok(())
+}
+
+pub async fn delete(world: &World, queue: &str) -> Result<(), Over> {
+    let view = world.broker.get_queue(queue_name(queue)).await;
+    let Ok(view) = world.heard("get queue", view)? else { return Ok(()) };
+    let expected = Version { uid: view.uid, revision: view.revision };
+    world.model().deleting(view.uid);
+    let told = world.broker.delete_queue(queue_name(queue), Some(expected)).await;
+    if world.heard("delete queue", told)?.is_ok() {
+        world.model().deleted(view.uid);
+    }
+    Ok(())
 }
 
 fn published(world: &World, id: PublishId, told: Result<Published, BrokerError>) {
@@ -507,7 +542,7 @@ pub async fn settle(
     chosen: Vec<(Delivery, Ending)>,
 ) -> Result<usize, Over> {
     let settlement = |(delivery, ending): &(Delivery, Ending)| Settlement {
-        ack_id: delivery.ack_id.clone(),
+        ack_id: delivery.ack_id,
         ending: ending.clone(),
     };
     let settlements = chosen.iter().map(settlement).collect();

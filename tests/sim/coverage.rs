@@ -68,6 +68,12 @@ impl Coverage {
         ]
     }
 
+    /// What came after `before`.
+    pub fn since(mut self, mut before: Self) -> Self {
+        self.counts().into_iter().zip(before.counts()).for_each(|((_, sum), (_, less))| *sum -= *less);
+        self
+    }
+
     pub fn add(&mut self, mut other: Self) {
         self.counts().into_iter().zip(other.counts()).for_each(|((_, sum), (_, more))| *sum += *more);
     }

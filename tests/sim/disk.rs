@@ -17,14 +17,44 @@ use crate::random::Random;
 pub struct Mishaps {
     /// From this operation on nothing is done any more: the power has gone, or the process was killed.
     pub ends_at: Option<u64>,
-    /// This operation fails.
+    /// This operation fails, and how.
     pub fails_at: Option<u64>,
+    pub failure: Failure,
     /// And all after it.
     pub fails_for_good: bool,
     /// Bytes that all files may have together.
     pub capacity: Option<u64>,
     /// Longest time that an operation takes, microseconds.
     pub slow_us: u64,
+}
+
+/// How an operation fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Failure {
+    /// An error of the device; some of the operation has come to pass or all of it.
+    #[default]
+    Device,
+    /// There is no space. Nothing has come to pass, but that a file may have grown.
+    NoSpace,
+    /// An error of the device behind the first half of a write; anything else has come to pass.
+    Halfway,
+    /// An error of the device, of a read or an opening of a file; only these are counted for it.
+    Look,
+}
+
+impl Failure {
+    fn kind(self) -> io::ErrorKind {
+        if self == Self::NoSpace { io::ErrorKind::StorageFull } else { io::ErrorKind::Other }
+    }
+}
+
+/// How many operations a life had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Operations {
+    /// That change something.
+    pub changes: u64,
+    /// Reads and openings of files.
+    pub looks: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -39,15 +69,23 @@ struct State {
     random: Random,
     platter: Platter,
     mishaps: Mishaps,
-    operations: u64,
+    operations: Operations,
     ended: bool,
 }
 
 impl SimDisk {
     pub fn new(host: SimHost, random: Random) -> Self {
         let (platter, mishaps) = (Platter::default(), Mishaps::default());
-        let state = State { random, platter, mishaps, operations: 0, ended: false };
+        let state = State { random, platter, mishaps, operations: Operations::default(), ended: false };
         Self { host, state: Arc::new(Mutex::new(state)), locked: Arc::default() }
+    }
+
+    /// The same bytes at another host.
+    pub fn copy_at(&self, host: SimHost) -> Self {
+        let State { random, platter, .. } = &*self.state();
+        let copy = Self::new(host, random.clone());
+        copy.state().platter = platter.clone();
+        copy
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -58,7 +96,7 @@ impl SimDisk {
     pub fn begin(&self, mishaps: Mishaps) {
         let mut state = self.state();
         state.mishaps = mishaps;
-        state.operations = 0;
+        state.operations = Operations::default();
         state.ended = false;
     }
 
@@ -70,6 +108,21 @@ impl SimDisk {
     /// Whether the life is over: what is said now is heard by nobody.
     pub fn has_ended(&self) -> bool {
         self.state().ended
+    }
+
+    /// Whether the disk may be full in this life; when not even leases can be written, pulls bring nothing.
+    pub fn is_small(&self) -> bool {
+        self.state().mishaps.capacity.is_some()
+    }
+
+    /// Whether reads may fail in this life, and what cannot be read now can be later.
+    pub fn fails_looks(&self) -> bool {
+        self.state().mishaps.failure == Failure::Look
+    }
+
+    /// Operations of this life so far.
+    pub fn operations(&self) -> Operations {
+        self.state().operations
     }
 
     /// What is found when the power is back.
@@ -112,21 +165,34 @@ impl SimDisk {
             time => self.host.sleep(Duration::from_micros(time)),
         }
         let mut state = self.state();
-        state.operations += 1;
+        state.operations.changes += 1;
         self.host.note(format_args!("{operation} {path} {bytes}"));
-        let at = state.operations;
+        let at = state.operations.changes;
         state.ended |= state.mishaps.ends_at.is_some_and(|end| at >= end);
         if state.ended {
             return Err(fault(operation, path, io::ErrorKind::Other));
         }
         Ok(state)
     }
+
+    /// Counts a read or the opening of a file.
+    fn look(&self, operation: Operation, path: &str) -> Result<MutexGuard<'_, State>, DiskError> {
+        let mut state = self.state();
+        state.operations.looks += 1;
+        let fails = state.mishaps.failure == Failure::Look && state.is_hit(state.operations.looks);
+        if fails { Err(fault(operation, path, io::ErrorKind::Other)) } else { Ok(state) }
+    }
 }
 
 impl State {
-    fn fails(&self) -> bool {
+    /// How the change that was counted last fails, if it does.
+    fn failure(&self) -> Option<Failure> {
+        let Mishaps { failure, .. } = self.mishaps;
+        (failure != Failure::Look && self.is_hit(self.operations.changes)).then_some(failure)
+    }
+
+    fn is_hit(&self, at: u64) -> bool {
         let Mishaps { fails_at, fails_for_good, .. } = self.mishaps;
-        let at = self.operations;
         fails_at.is_some_and(|fails| at == fails || (fails_for_good && at > fails))
     }
 
@@ -154,14 +220,17 @@ impl Drop for SimLock {
 impl SimDisk {
     fn rename_or_remove(&self, operation: Operation, from: &str, to: Option<&str>) -> Result<(), DiskError> {
         let mut state = self.change(operation, from, 0)?;
-        let fails = state.fails();
-        if fails && state.random.percent(50) {
-            return Err(fault(operation, from, io::ErrorKind::Other));
-        }
-        if !state.platter.rename(from, to) {
+        let failure = state.failure();
+        let fails = failure.map_or(Ok(()), |failure| Err(fault(operation, from, failure.kind())));
+        let is_done = match failure {
+            Some(Failure::Device) => !state.random.percent(50),
+            Some(Failure::NoSpace) => false,
+            _ => true,
+        };
+        if is_done && !state.platter.rename(from, to) {
             return Err(fault(operation, from, io::ErrorKind::NotFound));
         }
-        if fails { Err(fault(operation, from, io::ErrorKind::Other)) } else { Ok(()) }
+        fails
     }
 }
 
@@ -172,8 +241,11 @@ impl Disk for SimDisk {
 
     fn create(&self, path: &str) -> Result<Arc<dyn DiskFile>, DiskError> {
         let mut state = self.change(Operation::Create, path, 0)?;
-        if state.fails() {
-            return Err(fault(Operation::Create, path, io::ErrorKind::Other));
+        if let Some(failure) = state.failure() {
+            if failure == Failure::Halfway {
+                state.platter.create(path);
+            }
+            return Err(fault(Operation::Create, path, failure.kind()));
         }
         if !state.has_room(1) {
             return Err(fault(Operation::Create, path, io::ErrorKind::StorageFull));
@@ -184,7 +256,7 @@ impl Disk for SimDisk {
     }
 
     fn open(&self, path: &str) -> Result<Arc<dyn DiskFile>, DiskError> {
-        let file = self.state().platter.find(path);
+        let file = self.look(Operation::Open, path)?.platter.find(path);
         let file = file.ok_or_else(|| fault(Operation::Open, path, io::ErrorKind::NotFound))?;
         Ok(Arc::new(SimFile { disk: self.clone(), path: path.to_owned(), file }))
     }
@@ -208,11 +280,11 @@ impl Disk for SimDisk {
 
     fn sync_dir(&self, dir: &str) -> Result<(), DiskError> {
         let mut state = self.change(Operation::SyncDir, dir, 0)?;
-        if state.fails() {
-            return Err(fault(Operation::SyncDir, dir, io::ErrorKind::Other));
+        let failure = state.failure();
+        if failure.is_none_or(|failure| failure == Failure::Halfway) {
+            state.platter.sync_dir(dir);
         }
-        state.platter.sync_dir(dir);
-        Ok(())
+        failure.map_or(Ok(()), |failure| Err(fault(Operation::SyncDir, dir, failure.kind())))
     }
 
     fn exists(&self, path: &str) -> Result<bool, DiskError> {
@@ -247,13 +319,18 @@ impl SimFile {
 
 impl DiskFile for SimFile {
     fn write_at(&self, parts: &mut [IoSlice<'_>], position: u64) -> Result<(), DiskError> {
-        let mut bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        let mut bytes = parts.iter().map(|part| &part[..]).collect::<Vec<_>>().concat();
         let mut state = self.disk.change(Operation::Write, &self.path, bytes.len() as u64)?;
         self.disk.host.note(format_args!("crc {:08x} at {position}", crc32fast::hash(&bytes)));
-        let fails = state.fails();
-        if fails {
-            let short = state.random.below(bytes.len() as u64 + 1) as usize;
-            bytes.truncate(short);
+        let failure = state.failure();
+        match failure {
+            None => {}
+            Some(Failure::Device) => {
+                let short = state.random.below(bytes.len() as u64 + 1) as usize;
+                bytes.truncate(short);
+            }
+            Some(Failure::NoSpace) => return Err(self.fault(Operation::Write, io::ErrorKind::StorageFull)),
+            Some(Failure::Halfway | Failure::Look) => bytes.truncate(bytes.len() / 2),
         }
         let end = position + bytes.len() as u64;
         let more = end.saturating_sub(state.platter.bytes(self.file).len() as u64);
@@ -261,11 +338,11 @@ impl DiskFile for SimFile {
             return Err(self.fault(Operation::Write, io::ErrorKind::StorageFull));
         }
         state.platter.write(self.file, position as usize, &bytes);
-        if fails { Err(self.fault(Operation::Write, io::ErrorKind::Other)) } else { Ok(()) }
+        failure.map_or(Ok(()), |failure| Err(self.fault(Operation::Write, failure.kind())))
     }
 
     fn read_at(&self, buffer: &mut [u8], position: u64) -> Result<(), DiskError> {
-        let state = self.disk.state();
+        let state = self.disk.look(Operation::Read, &self.path)?;
         let from = position as usize;
         let bytes = state.platter.bytes(self.file).get(from..from + buffer.len());
         buffer
@@ -275,19 +352,24 @@ impl DiskFile for SimFile {
 
     fn sync_data(&self) -> Result<(), DiskError> {
         let mut state = self.disk.change(Operation::Sync, &self.path, 0)?;
-        let fails = state.fails();
+        let failure = state.failure();
         let State { random, platter, .. } = &mut *state;
-        match fails {
-            true => platter.fail_sync(self.file, &mut |end| random.below(end)),
-            false => platter.sync(self.file),
+        match failure {
+            Some(Failure::Device | Failure::NoSpace) => {
+                platter.fail_sync(self.file, &mut |end| random.below(end));
+            }
+            _ => platter.sync(self.file),
         }
-        if fails { Err(self.fault(Operation::Sync, io::ErrorKind::Other)) } else { Ok(()) }
+        failure.map_or(Ok(()), |failure| Err(self.fault(Operation::Sync, failure.kind())))
     }
 
     fn allocate(&self, length: u64) -> Result<(), DiskError> {
         let mut state = self.disk.change(Operation::Allocate, &self.path, length)?;
-        if state.fails() {
-            return Err(self.fault(Operation::Allocate, io::ErrorKind::Other));
+        if let Some(failure) = state.failure() {
+            if failure != Failure::Device {
+                state.platter.extend(self.file, length as usize / 2);
+            }
+            return Err(self.fault(Operation::Allocate, failure.kind()));
         }
         let more = length.saturating_sub(state.platter.bytes(self.file).len() as u64);
         if !state.has_room(more) {

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use forebay::host::{Host, Parking, Thread, Work};
 
+use crate::processor;
 use crate::random::Random;
 use crate::trace::Trace;
 
@@ -47,6 +48,8 @@ struct State {
     secrets: Random,
     trace: Trace,
     now: Duration,
+    /// What passed before, microseconds.
+    earlier_us: u64,
     /// How far the runtime's clock is.
     runtime_now: Duration,
     /// The next step of the clock.
@@ -89,8 +92,14 @@ enum Standing {
 
 impl SimHost {
     /// A machine on which the calling thread is that of the runtime.
-    pub fn new(mut random: Random) -> Self {
+    pub fn new(random: Random) -> Self {
+        Self::begun(random, 0)
+    }
+
+    /// One whose wall clock has run for so long, microseconds.
+    pub fn begun(mut random: Random, earlier_us: u64) -> Self {
         CURRENT.set(RUNTIME);
+        processor::take_one();
         let runtime = Slot { name: "runtime".to_owned(), standing: Standing::Ready, turn: Arc::default() };
         let state = State {
             secrets: random.fork(),
@@ -98,6 +107,7 @@ impl SimHost {
             random,
             trace: Trace::default(),
             now: Duration::ZERO,
+            earlier_us,
             runtime_now: Duration::ZERO,
             step: Duration::ZERO,
             threads: vec![runtime],
@@ -199,11 +209,15 @@ impl SimHost {
         let mut state = self.lock();
         state.threads[me].standing = standing;
         let next = state.choose(me);
-        state.hand_to(next);
+        let theirs = state.hand_to(next);
         if next == me {
             return;
         }
         let turn = state.threads[me].turn.clone();
+        // Who wakes before the lock is free has to sleep once more.
+        drop(state);
+        theirs.notify_one();
+        let mut state = self.lock();
         while state.running != me {
             state = turn.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
@@ -216,7 +230,9 @@ impl SimHost {
         state.threads[me].standing = Standing::Ended;
         state.alive.retain(|id| *id != me);
         let next = state.choose(me);
-        state.hand_to(next);
+        let theirs = state.hand_to(next);
+        drop(state);
+        theirs.notify_one();
     }
 
     fn start(&self, name: &str, work: Work) -> io::Result<usize> {
@@ -292,7 +308,8 @@ impl State {
         };
     }
 
-    fn hand_to(&mut self, next: usize) {
+    /// Makes it another thread's turn; what wakes that one.
+    fn hand_to(&mut self, next: usize) -> Arc<Condvar> {
         self.turns += 1;
         if next == RUNTIME {
             self.runtime_may_run = false;
@@ -306,7 +323,7 @@ impl State {
         }
         self.threads[next].standing = Standing::Ready;
         self.running = next;
-        self.threads[next].turn.notify_one();
+        self.threads[next].turn.clone()
     }
 }
 
@@ -316,7 +333,8 @@ impl Host for SimHost {
     }
 
     fn wall_us(&self) -> u64 {
-        WALL_US + self.elapsed().as_micros() as u64
+        let state = self.lock();
+        WALL_US + state.earlier_us + state.now.as_micros() as u64
     }
 
     fn fill_random(&self, bytes: &mut [u8]) {

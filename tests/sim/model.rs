@@ -4,7 +4,8 @@
 //!    offset for ever if it was told none; all messages of a publish are stored or none.
 //! 2. What was acknowledged to be published comes to each subscription until it is acked there, purged, given up to the
 //!    dead-letter queue (and found there, once), or reported as lost.
-//! 3. After an acknowledged ack it does not come again; after an acknowledged purge or delete, to no later pull.
+//! 3. After an acknowledged ack it does not come again; after an acknowledged purge, cancel or delete, to no later
+//!    pull.
 //! 4. In one life of the process no two leases of a message overlap.
 //! 5. In each batch messages come in order; a queue with one consumer hands each message out for the first time in
 //!    order of offset.
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use bytes::Bytes;
+use forebay::broker::QueueOffsets;
 use forebay::broker::api::Delivery;
 use forebay::ids::{Offset, Uid};
 use forebay::record::meta::Meta;
@@ -34,7 +36,7 @@ type MessageId = (PublishId, u32);
 /// A subscription of the queue that has this uid.
 type Key = (Uid, String);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Publish {
     pub queue: String,
     pub sizes: Vec<u32>,
@@ -49,7 +51,7 @@ enum Outcome {
     Refused,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Queue {
     name: String,
     offsets: BTreeMap<u64, MessageId>,
@@ -57,11 +59,13 @@ struct Queue {
     purges: Vec<(u64, u64)>,
     /// Purges without an answer have finished no more than what is below.
     purged_maybe: u64,
+    /// Single messages that were taken back, or maybe: when that was told.
+    cancelled: BTreeMap<u64, Option<u64>>,
     deleting: bool,
     deleted: Option<u64>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Subscription {
     /// What was published later must come.
     made: u64,
@@ -90,7 +94,7 @@ pub struct Pull {
 }
 
 /// See the module's header.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Model {
     moment: u64,
     life_began: u64,
@@ -105,7 +109,8 @@ pub struct Model {
     letters: BTreeMap<(Uid, String, u64), (Uid, u64)>,
     /// Messages that were reported as lost.
     lost: BTreeSet<(Uid, u64)>,
-    lost_ranges: Vec<Range<u64>>,
+    /// Offsets of messages that a start has said to be lost, maybe.
+    lost_ranges: Vec<(Uid, String, Range<u64>)>,
     /// Records other than messages may have been lost, and it was said.
     pub damage_told: bool,
     deliveries: u64,
@@ -187,8 +192,12 @@ impl Model {
         queue
     }
 
+    /// What is known of a subscription. One whose making was not answered is there at the latest when it is first
+    /// heard of; that of each queue is made with it.
     fn subscription(&mut self, uid: Uid, name: &str) -> &mut Subscription {
-        self.subscriptions.entry((uid, name.to_owned())).or_default()
+        let made = if name == "default" { 0 } else { self.moment() };
+        let fresh = || Subscription { made, ..Subscription::default() };
+        self.subscriptions.entry((uid, name.to_owned())).or_insert_with(fresh)
     }
 
     /// A queue is there.
@@ -199,11 +208,7 @@ impl Model {
 
     /// A subscription is there: what is published from now on comes to it.
     pub fn subscribed(&mut self, uid: Uid, name: &str) {
-        let moment = self.moment();
-        let subscription = self.subscription(uid, name);
-        if subscription.made == 0 {
-            subscription.made = moment;
-        }
+        self.subscription(uid, name);
     }
 
     /// Nobody knows any more whether it is there.
@@ -256,6 +261,14 @@ impl Model {
         }
     }
 
+    /// At the end a queue has these subscriptions. What a lost one should have got is not expected, if damage was told:
+    /// who asks for it hears that it does not exist.
+    pub fn subscriptions_are(&mut self, queue: Uid, names: &[&str]) {
+        let damage_told = self.damage_told;
+        self.subscriptions
+            .retain(|(uid, name), _| *uid != queue || names.contains(&name.as_str()) || !damage_told);
+    }
+
     pub fn deleted(&mut self, uid: Uid) {
         let moment = self.moment();
         self.queues.entry(uid).or_default().deleted.get_or_insert(moment);
@@ -272,24 +285,43 @@ impl Model {
         queue.purged_maybe = queue.purged_maybe.max(end.0);
     }
 
+    /// A message may be taken back from now on.
+    pub fn cancelling(&mut self, uid: Uid, offset: Offset) {
+        self.queues.entry(uid).or_default().cancelled.entry(offset.0).or_default();
+    }
+
+    pub fn cancelled(&mut self, uid: Uid, offset: Offset) {
+        let moment = self.moment();
+        self.queues.entry(uid).or_default().cancelled.insert(offset.0, Some(moment));
+    }
+
+    /// Nothing is expected of this subscription any more.
+    pub fn unsubscribing(&mut self, queue: &str, subscription: &str) {
+        let of = |uid: &Uid| self.queues.get(uid).is_some_and(|known| known.name == queue);
+        self.subscriptions.retain(|(uid, name), _| !(of(uid) && name == subscription));
+    }
+
     pub fn lost(&mut self, queue: &str, uid: Uid, offset: Offset) {
         self.queue(uid, queue);
         self.lost.insert((uid, offset.0));
     }
 
-    /// A start has said so of some queue; its number there is nobody's outside.
-    pub fn lost_range(&mut self, first: Offset, end: Offset) {
-        self.lost_ranges.push(first.0..end.0);
+    /// A start has said so, or that it may be.
+    pub fn lost_range(&mut self, of: &QueueOffsets) {
+        let name = of.name.queue.as_str().to_owned();
+        self.lost_ranges.push((of.uid, name, of.first.0..of.end.0));
     }
 
     fn is_lost(&self, uid: Uid, offset: u64) -> bool {
-        self.lost.contains(&(uid, offset)) || self.lost_ranges.iter().any(|range| range.contains(&offset))
+        self.lost.contains(&(uid, offset))
+            || self.lost_ranges.iter().any(|(of, _, range)| *of == uid && range.contains(&offset))
     }
 
     /// Whether a dead letter of a queue was lost, which one nobody knows.
     fn is_letter_lost(&self, name: &str) -> bool {
         let dead = format!("{name}-dead");
-        self.lost.iter().any(|(uid, _)| self.queues.get(uid).is_some_and(|queue| queue.name == dead))
+        self.lost_ranges.iter().any(|(_, of, _)| *of == dead)
+            || self.lost.iter().any(|(uid, _)| self.queues.get(uid).is_some_and(|queue| queue.name == dead))
     }
 
     /// Checks a message wherever it comes from; its offset.
@@ -334,6 +366,8 @@ impl Model {
         assert!(queue.deleted.is_none_or(|at| at > pull.moment), "{what}: its queue was deleted");
         let purged = queue.purges.iter().any(|(at, end)| *at < pull.moment && offset < *end);
         assert!(!purged || damage_told, "{what}: it was purged");
+        let cancelled = queue.cancelled.get(&offset).copied().flatten();
+        assert!(cancelled.is_none_or(|at| at > pull.moment) || damage_told, "{what}: it was taken back");
         let earlier = if pull.alone { self.published_earlier(uid, subscription, offset) } else { Vec::new() };
         let state = self.subscription(uid, subscription);
         assert!(!state.acked.contains_key(&offset) || damage_told, "{what}: it was acked");
@@ -368,10 +402,11 @@ impl Model {
         let letter = meta.dead_letter.expect("a dead letter says where it comes from");
         let name = letter.subscription.rsplit('/').next().expect("a full name").to_owned();
         let offset = letter.offset.0;
+        let damage_told = self.damage_told;
         let state = self.subscription(letter.queue_uid, &name);
         // An ack of what was given up is no error; giving up what was acked is.
         let in_time = state.acked.get(&offset).is_none_or(|acked_us| letter.time_us <= *acked_us);
-        assert!(in_time, "{name}/{offset} was acked, then given up");
+        assert!(in_time || damage_told, "{name}/{offset} was acked, then given up");
         state.given_up.insert(offset, dead);
         let known = *self.letters.entry((letter.queue_uid, name, offset)).or_insert((dead, at));
         assert_eq!(known, (dead, at), "a message was given up twice");
@@ -417,7 +452,8 @@ impl Model {
             let purged = queue.purged();
             for (offset, (id, index)) in queue.offsets.range(purged..) {
                 let publish = &self.publishes[id.0 as usize];
-                if publish.outcome == Outcome::Unknown || publish.began < state.made {
+                let may_be_cancelled = queue.cancelled.contains_key(offset);
+                if publish.outcome == Outcome::Unknown || publish.began < state.made || may_be_cancelled {
                     continue;
                 }
                 let is_there = state.delivered_at_end(*offset)

@@ -11,6 +11,7 @@
 //! tried again.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 const SECTOR: usize = 512;
 
@@ -30,10 +31,10 @@ pub enum Unsynced<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileId(usize);
 
-/// See the module's header.
+/// See the module's header. Clones share what neither of them changes.
 #[derive(Clone, Debug, Default)]
 pub struct Platter {
-    files: Vec<File>,
+    files: Vec<Arc<File>>,
     names: BTreeMap<String, FileId>,
     durable_names: BTreeMap<String, FileId>,
     changes: Vec<Change>,
@@ -82,7 +83,7 @@ impl Platter {
             return None;
         }
         let file = FileId(self.files.len());
-        self.files.push(File::default());
+        self.files.push(Arc::default());
         self.change(Change { from: None, to: Some((path.to_owned(), file)) });
         Some(file)
     }
@@ -132,27 +133,29 @@ impl Platter {
     }
 
     pub fn write(&mut self, file: FileId, position: usize, bytes: &[u8]) {
-        self.files[file.0].write(position, bytes);
+        self.file(file).write(position, bytes);
+    }
+
+    fn file(&mut self, file: FileId) -> &mut File {
+        Arc::make_mut(&mut self.files[file.0])
     }
 
     /// Makes a file at least so long.
     pub fn extend(&mut self, file: FileId, length: usize) {
-        let now = &mut self.files[file.0].now;
-        now.resize(now.len().max(length), 0);
+        grow(&mut self.file(file).now, length);
     }
 
     pub fn sync(&mut self, file: FileId) {
-        self.files[file.0].settle(&mut |_, versions, _| *versions.newest());
+        self.file(file).settle(&mut |_, versions, _| *versions.newest());
     }
 
     pub fn fail_sync(&mut self, file: FileId, chance: Chance<'_>) {
-        self.files[file.0]
-            .settle(&mut |_, versions, old| if chance(2) == 0 { *versions.newest() } else { old });
+        self.file(file).settle(&mut |_, versions, old| if chance(2) == 0 { *versions.newest() } else { old });
     }
 
     /// Flips a bit of what is there, synced or not.
     pub fn flip(&mut self, file: FileId, at: usize, bit: u8) {
-        let File { now, durable, .. } = &mut self.files[file.0];
+        let File { now, durable, .. } = self.file(file);
         now[at] ^= bit;
         if let Some(byte) = durable.get_mut(at) {
             *byte ^= bit;
@@ -161,7 +164,7 @@ impl Platter {
 
     /// Leaves what is found when the power is back.
     pub fn lose_power(&mut self, mut unsynced: Unsynced<'_>) {
-        self.files.iter_mut().for_each(|file| file.lose_power(&mut unsynced));
+        self.files.iter_mut().for_each(|file| Arc::make_mut(file).lose_power(&mut unsynced));
         let mut names = self.durable_names.clone();
         let changes = std::mem::take(&mut self.changes);
         match unsynced {
@@ -210,9 +213,14 @@ fn sector(bytes: &[u8], at: usize) -> Sector {
     sector
 }
 
+/// Makes bytes at least so long, in one copy: `resize` goes byte by byte in a quick build.
+fn grow(bytes: &mut Vec<u8>, length: usize) {
+    bytes.extend_from_slice(&vec![0; length.saturating_sub(bytes.len())]);
+}
+
 fn put(bytes: &mut Vec<u8>, position: usize, part: &[u8]) {
     let end = position + part.len();
-    bytes.resize(bytes.len().max(end), 0);
+    grow(bytes, end);
     bytes[position..end].copy_from_slice(part);
 }
 
@@ -221,7 +229,10 @@ impl File {
         put(&mut self.now, position, bytes);
         for at in position / SECTOR..(position + bytes.len()).div_ceil(SECTOR) {
             let version = sector(&self.now, at);
-            self.unsynced.entry(at).or_default().push(version);
+            // Most of what is written are zeroes over zeroes, which nothing can lose.
+            if self.unsynced.contains_key(&at) || version != sector(&self.durable, at) {
+                self.unsynced.entry(at).or_default().push(version);
+            }
         }
     }
 
@@ -235,7 +246,8 @@ impl File {
                 put(&mut self.durable, at * SECTOR, &new);
             }
         }
-        self.durable.resize(self.now.len(), 0);
+        self.durable.truncate(self.now.len());
+        grow(&mut self.durable, self.now.len());
     }
 
     fn lose_power(&mut self, unsynced: &mut Unsynced<'_>) {
@@ -243,10 +255,12 @@ impl File {
             Unsynced::Lost => self.settle(&mut |_, _, old| old),
             Unsynced::Kept => self.settle(&mut |_, versions, _| *versions.newest()),
             Unsynced::ByChance(chance) => {
-                let before = self.before.clone();
                 // Some crashes lose nearly all, some nearly nothing.
                 let lost = chance(101);
-                self.settle_by_chance(lost, &before, chance);
+                if !self.unsynced.is_empty() {
+                    let before = self.before.clone();
+                    self.settle_by_chance(lost, &before, chance);
+                }
             }
         }
         self.now.clone_from(&self.durable);

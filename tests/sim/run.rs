@@ -19,7 +19,7 @@ use crate::host::SimHost;
 use crate::model::{Model, Pull};
 use crate::options::{End, Life, Options};
 use crate::random::Random;
-use crate::trace::TRACE;
+use crate::trace::{TRACE, Trace};
 
 const SEGMENT_BYTES: u64 = 256 << 10;
 /// Looks at a subscription that is to be emptied; most end at once, some wait for a delay.
@@ -44,6 +44,16 @@ pub fn run(seed: u64) -> Report {
     }
     let told = Told { seed, options: options.clone() };
     let host = SimHost::new(random.fork());
+    let (coverage, trace) = on_machine(host.clone(), Run::new(host, options, random).story());
+    std::mem::forget(told);
+    Report { trace: trace.hash(), events: trace.events, coverage }
+}
+
+/// What comes of a story that is told on a machine, and all that has happened there.
+pub fn on_machine<T: Send + 'static>(
+    host: SimHost,
+    story: impl Future<Output = T> + Send + 'static,
+) -> (T, Trace) {
     let hooked = host.clone();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -51,19 +61,16 @@ pub fn run(seed: u64) -> Report {
         .on_thread_park(move || hooked.runtime_parks())
         .build()
         .expect("a runtime can be built");
-    let coverage = runtime.block_on(async {
+    let came = runtime.block_on(async {
         host.take_clock();
-        let run = Run::new(host.clone(), options, random);
-        let story = tokio::spawn(run.story());
+        let story = tokio::spawn(story);
         host.keep_time(|| story.is_finished()).await;
         match story.await {
-            Ok(coverage) => coverage,
+            Ok(came) => came,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     });
-    std::mem::forget(told);
-    let trace = host.end_of_runtime();
-    Report { trace: trace.hash(), events: trace.events, coverage }
+    (came, host.end_of_runtime())
 }
 
 /// Says how to see a failure again.
@@ -80,9 +87,10 @@ impl Drop for Told {
     }
 }
 
-struct Run {
-    host: SimHost,
-    disk: SimDisk,
+/// A data directory, and what is known of it.
+pub struct Run {
+    pub host: SimHost,
+    pub disk: SimDisk,
     model: Arc<Mutex<Model>>,
     options: Arc<Options>,
     clients: Vec<Client>,
@@ -93,13 +101,13 @@ struct Run {
 }
 
 /// A broker that runs.
-struct Running {
-    world: World,
-    task: JoinHandle<Result<(), BrokerError>>,
+pub struct Running {
+    pub world: World,
+    pub task: JoinHandle<Result<(), BrokerError>>,
 }
 
 impl Run {
-    fn new(host: SimHost, options: Arc<Options>, mut random: Random) -> Self {
+    pub fn new(host: SimHost, options: Arc<Options>, mut random: Random) -> Self {
         let disk = SimDisk::new(host.clone(), random.fork());
         let count = options.clients + options.loners;
         let clients = (0..count).map(|number| Client::new(number, random.fork(), &options)).collect();
@@ -115,6 +123,20 @@ impl Run {
         }
     }
 
+    /// The same directory, and what is known of it, on another machine. To be taken while nothing runs.
+    pub fn copy_at(&self, host: SimHost, options: Arc<Options>) -> Self {
+        let model = self.model.lock().expect("no panic").clone();
+        Self {
+            disk: self.disk.copy_at(host.clone()),
+            host,
+            model: Arc::new(Mutex::new(model)),
+            options,
+            clients: Vec::new(),
+            coverage: self.coverage,
+            ..*self
+        }
+    }
+
     async fn story(mut self) -> Coverage {
         for (life, number) in self.options.clone().lives.iter().zip(1..) {
             self.live(life, number).await;
@@ -122,18 +144,28 @@ impl Run {
             if self.refused {
                 return self.coverage();
             }
-            if life.end == End::PowerLoss {
-                self.disk.lose_power();
-                self.coverage.power_losses += 1;
-            }
-            for ending in &life.flips {
-                let hit = self.disk.flip_bit(ending);
-                // An index can be made again: then nothing may be lost.
-                self.flipped |= hit.is_some() && *ending != ".idx";
-                self.coverage.bits_flipped += u64::from(hit.is_some());
-                self.host.note(format_args!("flipped: {hit:?}"));
-            }
+            self.between(life);
         }
+        self.last_life().await
+    }
+
+    /// What happens to the disk after a life.
+    pub fn between(&mut self, life: &Life) {
+        if life.end == End::PowerLoss {
+            self.disk.lose_power();
+            self.coverage.power_losses += 1;
+        }
+        for ending in &life.flips {
+            let hit = self.disk.flip_bit(ending);
+            // An index can be made again: then nothing may be lost.
+            self.flipped |= hit.is_some() && *ending != ".idx";
+            self.coverage.bits_flipped += u64::from(hit.is_some());
+            self.host.note(format_args!("flipped: {hit:?}"));
+        }
+    }
+
+    /// A life in which nothing happens to the disk: all that is there is taken out, and judged.
+    pub async fn last_life(mut self) -> Coverage {
         self.disk.begin(Mishaps::default());
         let Some(running) = self.open(u64::MAX) else {
             assert!(self.refused, "the last start fails");
@@ -147,7 +179,8 @@ impl Run {
         self.coverage()
     }
 
-    fn coverage(&self) -> Coverage {
+    /// What has happened so far.
+    pub fn coverage(&self) -> Coverage {
         let model = self.model.lock().expect("no panic");
         let mut coverage = Coverage { runs: 1, ..self.coverage };
         model.count(&mut coverage);
@@ -155,7 +188,7 @@ impl Run {
     }
 
     /// Waits until all threads of the broker have ended.
-    async fn quiet(&self) {
+    pub async fn quiet(&self) {
         while !self.host.is_quiet() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -180,19 +213,8 @@ impl Run {
         while !task.is_finished() && !all_done() && self.host.elapsed() < end {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        self.coverage.lives += 1;
-        match world.broker.server_stats().await {
-            Ok(stats) => self.coverage.take(&stats),
-            Err(_) => self.coverage.failures += u64::from(!self.disk.has_ended()),
-        }
-        if life.end != End::Close {
-            self.coverage.kills += u64::from(life.end == End::Kill);
-            self.disk.end();
-            // Its next change on the disk finds that all is over.
-            let _ = world.broker.drain().await;
-        }
-        // Whether it closes well is not known here: its disk may fail.
-        let _ = world.broker.close().await;
+        self.end_life(&world, life.end).await;
+        // Whether it ends well is not known here: its disk may fail.
         let _ = task.await.expect("the broker does not panic");
         for client in clients {
             self.clients
@@ -200,8 +222,27 @@ impl Run {
         }
     }
 
-    /// Starts the process; none if its disk did not let it.
-    fn open(&mut self, life: u64) -> Option<Running> {
+    /// Ends the broker as a life ends.
+    pub async fn end_life(&mut self, world: &World, end: End) {
+        self.coverage.lives += 1;
+        // Where a commit waits for space, so does every answer behind it.
+        let stats = tokio::time::timeout(Duration::from_secs(1), world.broker.server_stats()).await;
+        match stats {
+            Ok(Ok(stats)) => self.coverage.take(&stats),
+            Err(_) => self.coverage.disk_full += 1,
+            Ok(Err(_)) => self.coverage.failures += u64::from(!self.disk.has_ended()),
+        }
+        if end != End::Close {
+            self.coverage.kills += u64::from(end == End::Kill);
+            self.disk.end();
+            // Its next change on the disk finds that all is over.
+            let _ = world.broker.drain().await;
+        }
+        let _ = world.broker.close().await;
+    }
+
+    /// Starts the process for this life of those that were chosen, or another; none if its disk did not let it.
+    pub fn open(&mut self, life: u64) -> Option<Running> {
         let opened =
             match broker::open_on(Arc::new(self.host.clone()), Arc::new(self.disk.clone()), SEGMENT_BYTES) {
                 Ok(opened) => opened,
@@ -242,9 +283,7 @@ impl Run {
             opened.lost
         );
         model.damage_told |= !is_whole;
-        for lost in &opened.lost {
-            model.lost_range(lost.first, lost.end);
-        }
+        opened.lost.iter().chain(&opened.left_out).for_each(|of| model.lost_range(of));
     }
 
     /// Takes and acks all that is there.
@@ -261,6 +300,8 @@ impl Run {
             let _ = world.broker.resume(all.clone()).await;
             let listed =
                 world.broker.list_subscriptions(queue_name(queue), None, 100).await.expect("it is there");
+            let names: Vec<_> = listed.iter().map(|view| view.name.subscription.as_str()).collect();
+            world.model().subscriptions_are(view.uid, &names);
             for subscription in listed {
                 let name = subscription.name.subscription;
                 let one = Target { subscription: Some(name.clone()), ..all.clone() };

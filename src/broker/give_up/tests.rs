@@ -1,21 +1,23 @@
 //! Messages that are given up at once, by a broker whose turns the test takes itself.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::oneshot::{self, Receiver};
 
 use super::*;
 use crate::admission::Outflow;
-use crate::broker::api::{Broker, BrokerError, PullOptions, Settlement};
+use crate::broker::api::{AckId, Broker, BrokerError, PullOptions, Settlement};
 use crate::broker::shell::Inbox;
 use crate::broker::tests::{body, start_with, subscription};
+use crate::core::delivery::LeaseId;
 use crate::core::types::{Ending, Start, SubscriptionConfig};
 use crate::disk::RealDisk;
 use crate::limits::LEASE_US_MAX;
 use crate::log::LogCounters;
 use crate::names::{Name, QueueName, SubscriptionName};
+use crate::record::meta::DeadLetterReason;
 
 const SEGMENT_BYTES: u64 = 32 << 20;
 const MIB: usize = 1 << 20;
@@ -31,7 +33,7 @@ struct Turns {
 }
 
 /// Publishes messages of these sizes and hands them out; their acknowledgement ids.
-async fn hand_out(dir: &Path, sizes: &[usize]) -> Vec<String> {
+async fn hand_out(dir: &Path, sizes: &[usize]) -> Vec<AckId> {
     let running = start_with(dir, SEGMENT_BYTES);
     running.publish(sizes).await;
     let ack_ids = pull(&running.broker, sizes.len(), &subscription()).await;
@@ -39,7 +41,7 @@ async fn hand_out(dir: &Path, sizes: &[usize]) -> Vec<String> {
     ack_ids
 }
 
-async fn pull(broker: &Broker, count: usize, name: &SubscriptionName) -> Vec<String> {
+async fn pull(broker: &Broker, count: usize, name: &SubscriptionName) -> Vec<AckId> {
     let mut ack_ids = Vec::new();
     while ack_ids.len() < count {
         let lease_us = Some(LEASE_US_MAX);
@@ -56,6 +58,48 @@ fn bytes_read(counters: &LogCounters) -> u64 {
     counters.traffic.bytes_read().saturating_sub(counters.traffic.reads() / 2 * (16 << 10))
 }
 
+/// What is logged while `run` runs.
+fn logged(run: impl FnOnce()) -> String {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let writer = log.clone();
+    let subscriber =
+        tracing_subscriber::fmt().with_ansi(false).with_writer(move || Lines(writer.clone())).finish();
+    tracing::subscriber::with_default(subscriber, run);
+    let bytes = log.lock().unwrap().clone();
+    String::from_utf8(bytes).unwrap()
+}
+
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_given_up_is_told_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    hand_out(dir.path(), &[10]).await;
+    let mut turns = Turns::open(dir.path());
+    let shell = &mut turns.shell;
+    let (id, now) = (shell.state.subscription_named(&subscription()).unwrap().id, shell.clock.now());
+    let token = AckToken { offset: Offset(0), lease: LeaseId { incarnation: 1, number: 1 } };
+    let given_up =
+        GivenUp { token, attempts: 16, reason: DeadLetterReason::AttemptsExhausted, error: String::new() };
+    let log = logged(|| {
+        let why = "no place".to_owned();
+        shell.end_wait(id, Waiting { given_up, waited_for: None }, Settled::Refused { why }, now);
+    });
+    for part in [&subscription().to_string(), "offset=0", "no place", "retry_s=60", "tried again"] {
+        assert!(log.contains(part), "{part} is not in: {log}");
+    }
+}
+
 impl Turns {
     fn open(dir: &Path) -> Self {
         let opened = crate::broker::open(Arc::new(RealDisk::new(dir)), SEGMENT_BYTES).unwrap();
@@ -65,9 +109,9 @@ impl Turns {
         Self { shell, inbox, counters, before }
     }
 
-    fn reject(&mut self, name: &SubscriptionName, ack_ids: &[String]) -> Answered {
-        let reject = |ack_id: &String| Settlement {
-            ack_id: ack_id.clone(),
+    fn reject(&mut self, name: &SubscriptionName, ack_ids: &[AckId]) -> Answered {
+        let reject = |ack_id: &AckId| Settlement {
+            ack_id: *ack_id,
             ending: Ending::Reject { error: "why".to_owned() },
         };
         let (reply, answer) = oneshot::channel();
@@ -84,7 +128,7 @@ impl Turns {
                 return;
             }
             let done = self.inbox.reads.recv().await.expect("reads are answered");
-            self.shell.done(done);
+            self.shell.done(done).unwrap();
         }
     }
 

@@ -21,7 +21,7 @@ impl Running {
         }
     }
 
-    async fn settle(&self, ack_ids: Vec<String>, ending: Ending) {
+    async fn settle(&self, ack_ids: Vec<AckId>, ending: Ending) {
         let settlements: Vec<Settlement> =
             ack_ids.into_iter().map(|ack_id| Settlement { ack_id, ending: ending.clone() }).collect();
         let count = settlements.len();
@@ -30,11 +30,11 @@ impl Running {
     }
 
     /// Delays the next `count` messages; their acknowledgement ids.
-    async fn delay(&self, count: u64, delay_us: u64) -> Vec<String> {
+    async fn delay(&self, count: u64, delay_us: u64) -> Vec<AckId> {
         let mut ack_ids = Vec::new();
         while (ack_ids.len() as u64) < count {
             let deliveries = self.pull(1_000, 8 << 20).await.unwrap();
-            let these: Vec<String> = deliveries.into_iter().map(|delivery| delivery.ack_id).collect();
+            let these: Vec<AckId> = deliveries.into_iter().map(|delivery| delivery.ack_id).collect();
             let ending = Ending::Retry { delay_us: Some(delay_us), error: String::new() };
             self.settle(these.clone(), ending).await;
             ack_ids.extend(these);

@@ -9,6 +9,7 @@ use crate::core::state::{Counters, Queue, State, Subscription};
 use crate::core::types::Pause;
 use crate::ids::{Offset, QueueId, SubscriptionId, Uid};
 use crate::names::{Name, QueueName};
+use crate::planted;
 use crate::record::wire::{Put, Reader};
 
 const DEAD_LETTERS: u8 = 1;
@@ -146,6 +147,9 @@ impl Decoded {
         let producers = reader.varint()?;
         for _ in 0..producers {
             let (id, producer) = read_producer(&mut Reader::new(reader.bytes()?))?;
+            if planted::bug("dedup-lost-at-restart") {
+                continue;
+            }
             check(queue.producers.by_id.insert(id, producer).is_none(), "a producer's id")?;
         }
         let subscriptions = reader.varint()?;

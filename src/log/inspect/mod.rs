@@ -331,6 +331,11 @@ impl Scan<'_> {
         self.recovery.chain.log_time_us
     }
 
+    /// Where the log ends in its newest segment: the next frame would begin there.
+    pub fn end(&self) -> u64 {
+        self.recovery.current.position
+    }
+
     /// The segment that is written, whose index is in memory while a server runs.
     pub fn newest(&self) -> SegmentNumber {
         self.recovery.current.segment

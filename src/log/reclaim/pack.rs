@@ -16,6 +16,7 @@ use crate::log::index::{INDEX_RUNS_MAX, Run, Sealed};
 use crate::log::packed::{PAYLOAD_BYTES, PackedFrame, PackedWriter};
 use crate::log::system::{PackedSegment, SegmentsReplaced};
 use crate::log::{Location, Placed};
+use crate::planted;
 use crate::record::{RecordError, RecordHead};
 
 /// Records are read together if no more bytes than this lie between them.
@@ -99,7 +100,8 @@ impl Copy<'_> {
         let mut end = FRAME_HEADER_BYTES;
         let mut live = self.reclaim_live()?;
         for (input, queue, run) in (Merge { sorted }) {
-            if !live(queue, run.end()) {
+            let dropped = planted::bug("pack-drops-a-run") && picks.len() == 1;
+            if !live(queue, run.end()) || dropped {
                 continue;
             }
             if !picks.is_empty() && end + run.length as usize > FRAME_HEADER_BYTES + PAYLOAD_BYTES {

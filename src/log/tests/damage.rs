@@ -44,6 +44,34 @@ pub fn one_segment(dir: &Path, count: u64) -> (usize, FrameHeader) {
     (at, header)
 }
 
+#[test]
+fn a_first_segment_that_was_cut_short_is_refused_or_read_as_far_as_it_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut harness = open_dir(dir.path()).unwrap();
+    harness.publish(0, 3, SIZE);
+    drop(harness);
+    let whole = snapshot(dir.path());
+    let (last, header) = *frames(dir.path(), 1).last().unwrap();
+    let end = last + header.frame_len() as usize;
+    let (mut opened, mut short) = (0, 0);
+    for length in (0..end + 8192).step_by(1024) {
+        std::fs::remove_dir_all(dir.path().join("log")).unwrap();
+        std::fs::create_dir(dir.path().join("log")).unwrap();
+        whole.iter().for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+        change(dir.path(), 1, |bytes| bytes.truncate(length));
+        let before = snapshot(dir.path());
+        match open_dir(dir.path()) {
+            Ok(_) => opened += 1,
+            Err(error) => {
+                assert!(error.is_data_loss(), "{length} bytes: {error}");
+                assert_eq!(snapshot(dir.path()), before, "{length} bytes: a refusal changes nothing");
+                short += u64::from(matches!(error, LogError::SegmentShort { .. }));
+            }
+        }
+    }
+    assert!(opened > 0 && short > 0, "{opened} opened, {short} too short");
+}
+
 /// Every file under `dir` but the lock, with its content.
 fn snapshot(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
@@ -105,10 +133,14 @@ pub fn flipped(bytes: &[u8], place: usize) -> Vec<u8> {
 fn a_frame_whose_padding_alone_is_torn_is_whole() {
     let dir = tempfile::tempdir().unwrap();
     let (at, header) = one_segment(dir.path(), 4);
-    let payload_end = at + FRAME_HEADER_BYTES + header.payload_len as usize;
-    change(dir.path(), 1, |bytes| bytes[payload_end..at + header.frame_len() as usize].fill(7));
+    let (payload_end, end) =
+        (at + FRAME_HEADER_BYTES + header.payload_len as usize, at + header.frame_len() as usize);
+    change(dir.path(), 1, |bytes| bytes[payload_end..end].fill(7));
     let mut harness = open_dir(dir.path()).unwrap();
     assert_eq!(harness.log.report().torn, []);
+    let bytes = std::fs::read(path(dir.path(), 1)).unwrap();
+    let copy = &bytes[end - FRAME_HEADER_BYTES..end];
+    assert_eq!(copy, &bytes[at..at + FRAME_HEADER_BYTES], "its end is mended");
     harness.publish(4, 6, SIZE);
     harness.assert_holds(6, SIZE);
 }
@@ -229,6 +261,21 @@ fn unlisted_segments_are_set_aside_unless_they_are_blank() {
     harness.assert_holds(end + 20, 40_000);
     let used: Vec<bool> = [70, 71].map(|number| path(dir.path(), number).exists()).to_vec();
     assert_eq!(used, [false, false], "numbers are not reused");
+}
+
+/// As a write that went astray would leave it.
+#[test]
+fn a_good_frame_in_the_place_of_another_is_not_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let (last, header) = one_segment(dir.path(), 5);
+    let length = header.frame_len() as usize;
+    let of_that_length =
+        |(at, other): &(usize, FrameHeader)| *at < last && other.frame_len() as usize == length;
+    let (before, _) = frames(dir.path(), 1).into_iter().rfind(of_that_length).unwrap();
+    change(dir.path(), 1, |bytes| bytes.copy_within(before..before + length, last));
+    let harness = open_dir(dir.path()).unwrap();
+    assert_eq!(harness.replayed.len(), 4);
+    harness.assert_holds(4, SIZE);
 }
 
 #[test]

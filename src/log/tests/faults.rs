@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
 
 use super::super::*;
@@ -63,6 +63,26 @@ fn sweep(verdict: Verdict, for_good: bool) {
         failures_with_commits += u64::from((1..BATCHES).contains(&committed));
     }
     assert!(failures_with_commits > 20, "{failures_with_commits}");
+}
+
+/// The space of a segment is reserved: that there is none means that nothing of the frame can be relied on.
+#[test]
+fn a_commit_that_finds_no_space_stops_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let full = Arc::new(AtomicBool::new(false));
+    let switch = full.clone();
+    let disk = HookDisk::over(dir.path(), move |operation, _| {
+        let refused = operation == Operation::Write && full.load(Ordering::Relaxed);
+        if refused { Verdict::Fail(io::ErrorKind::StorageFull) } else { Verdict::Go }
+    });
+    let mut harness = try_open(disk, options()).unwrap();
+    harness.publish(0, 2, SIZE);
+    switch.store(true, Ordering::Relaxed);
+    let ticket = harness.submit(vec![run(2, 1, SIZE)]);
+    assert!(harness.wait(ticket).is_err());
+    assert!(harness.log.failure().is_some_and(|failure| failure.is_no_space()));
+    drop(harness);
+    open_dir(dir.path()).unwrap().assert_holds(2, SIZE);
 }
 
 #[test]

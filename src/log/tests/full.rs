@@ -24,15 +24,19 @@ fn disk(dir: &std::path::Path) -> (Arc<dyn crate::disk::Disk>, Arc<AtomicBool>) 
     (disk, switch)
 }
 
-/// Waits until the log says how much room there is, which must be this.
-fn expect_room(harness: &Harness, expected: Room) {
+/// Waits until the log says how much room there is.
+fn next_room(harness: &Harness) -> Room {
     loop {
         match harness.events.recv_timeout(Duration::from_secs(20)).expect("the log reports") {
-            LogEvent::Room(room) => return assert_eq!(room, expected),
+            LogEvent::Room(room) => return room,
             LogEvent::Failed(error) => panic!("{error}"),
             _ => {}
         }
     }
+}
+
+fn expect_room(harness: &Harness, expected: Room) {
+    assert_eq!(next_room(harness), expected);
 }
 
 #[test]
@@ -96,6 +100,24 @@ fn the_reserve_has_an_end_and_that_is_told_before_it_comes() {
     }
     full.store(false, Ordering::Relaxed);
     expect_room(&harness, Room::Ample);
+}
+
+#[test]
+fn what_is_larger_than_all_that_is_left_waits_and_that_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, full) = disk(dir.path());
+    let mut harness = try_open(disk, options()).unwrap();
+    full.store(true, Ordering::Relaxed);
+    // Two fit a segment, and leave more of it than what counts as the end of the reserve.
+    let size = SEGMENT_BYTES as usize * 35 / 100;
+    let tickets: Vec<_> = (0..9).map(|at| harness.submit(vec![run(at, 1, size)])).collect();
+    while next_room(&harness) != Room::Exhausted {}
+    full.store(false, Ordering::Relaxed);
+    expect_room(&harness, Room::Ample);
+    let after = harness.submit(vec![plain(Kind::Acked, b"")]);
+    assert!(after > *tickets.last().unwrap());
+    harness.wait(after).unwrap();
+    harness.assert_holds(9, size);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Files of segments that have left become those of new ones, a few of them wait, and nobody reads what was not his.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -165,4 +166,32 @@ fn a_file_that_is_being_read_is_not_written_over() {
     gate.changed.notify_all();
     let read = read.join().unwrap().unwrap();
     assert_eq!((read.damaged.len(), &read.messages[0].body), (0, &body(0, SIZE)));
+}
+
+/// A power cut may bring back a name whose loss was not synced: then the segment must be there as it was.
+#[test]
+fn a_file_is_written_over_only_when_its_old_name_is_gone_for_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let (came_back, written) = (Arc::new(Mutex::new(HashSet::new())), Arc::new(Mutex::new(Vec::new())));
+    let (names, writes) = (came_back.clone(), written.clone());
+    let disk = HookDisk::over(dir.path(), move |operation, path| {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        match (operation, extension) {
+            (Operation::Rename, Some("seg")) => {
+                names.lock().unwrap().insert(path.with_extension("free"));
+            }
+            (Operation::SyncDir, _) if path.ends_with("log") => names.lock().unwrap().clear(),
+            (Operation::Write, Some("free")) => {
+                writes.lock().unwrap().push(names.lock().unwrap().contains(path));
+            }
+            _ => {}
+        }
+        Verdict::Go
+    });
+    let mut harness = try_open(disk, options()).unwrap();
+    flow(&mut harness, 0..120);
+    harness.log.close().unwrap();
+    let written = written.lock().unwrap();
+    assert!(written.len() >= 10, "{} files were used again", written.len());
+    assert!(written.iter().all(|early| !early), "{written:?}");
 }

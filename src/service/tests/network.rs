@@ -12,6 +12,7 @@ use crate::proto::v1::message_service_client::MessageServiceClient;
 
 pub(super) struct Served {
     pub(super) channel: Channel,
+    grpc: std::net::SocketAddr,
     http: std::net::SocketAddr,
     readiness: Readiness,
     shutdown: oneshot::Sender<()>,
@@ -21,13 +22,14 @@ pub(super) struct Served {
 pub(super) async fn serve(parts: server::Parts) -> Served {
     let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = format!("http://{}", grpc.local_addr().unwrap());
+    let own = grpc.local_addr().unwrap();
+    let endpoint = format!("http://{own}");
     let address = http.local_addr().unwrap();
     let readiness = parts.readiness.clone();
     let (shutdown, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(server::serve(grpc, http, parts, async move { drop(stopped.await) }));
     let channel = Channel::from_shared(endpoint).unwrap().connect().await.unwrap();
-    Served { channel, http: address, readiness, shutdown, serving }
+    Served { channel, grpc: own, http: address, readiness, shutdown, serving }
 }
 
 async fn get(address: std::net::SocketAddr, path: &str) -> (u16, String) {
@@ -94,13 +96,14 @@ async fn requests_beyond_the_memory_budget_are_told_to_come_back() {
     let (tell, mut held) = mpsc::unbounded_channel();
     let parts = parts(broker(move |call| drop(tell.send(call))));
     let admission = Admission::new(10 << 20, 9 << 20);
-    let served = serve(server::Parts { admission: admission.clone(), ..parts }).await;
+    let budgets = Budgets::new(admission.clone(), parts.budgets.others.clone());
+    let served = serve(server::Parts { budgets, ..parts }).await;
     let client = MessageServiceClient::new(served.channel.clone());
     let first = tokio::spawn({
         let mut client = client.clone();
         async move { client.publish(publish(8 << 20)).await }
     });
-    let Some(Call::Publish { reply, .. }) = held.recv().await else { panic!("no publish") };
+    let Some(Call::Publish { reply, memory, .. }) = held.recv().await else { panic!("no publish") };
     assert!(admission.used_bytes() > 8 << 20);
     let status = client.clone().publish(publish(4 << 20)).await.unwrap_err();
     assert_eq!((status.code(), reason(&status)), (Code::ResourceExhausted, "MEMORY_BUDGET".to_owned()));
@@ -108,8 +111,26 @@ async fn requests_beyond_the_memory_budget_are_told_to_come_back() {
     let (queue_uid, first_offset) = (Uid([1; 16]), Offset(0));
     let published =
         Published { queue_uid, first_offset, count: 1, publish_time_us: 0, duplicate: false, held: false };
+    drop(memory);
     reply.send(Ok(published)).unwrap();
     first.await.unwrap().unwrap();
+    assert_eq!(admission.used_bytes(), 0);
+}
+
+#[tokio::test]
+async fn a_publish_that_is_given_up_keeps_its_memory_for_as_long_as_the_broker_has_it() {
+    let (tell, mut held) = mpsc::unbounded_channel();
+    let parts = parts(broker(move |call| drop(tell.send(call))));
+    let admission = parts.budgets.publishes.clone();
+    let served = serve(parts).await;
+    let mut client = MessageServiceClient::new(served.channel.clone());
+    let given_up = tokio::spawn(async move { client.publish(publish(8 << 20)).await });
+    let Some(Call::Publish { mut reply, publish, memory }) = held.recv().await else { panic!("no publish") };
+    given_up.abort();
+    // The edge has let go of the call.
+    reply.closed().await;
+    assert!(admission.used_bytes() > 8 << 20);
+    drop((publish, memory));
     assert_eq!(admission.used_bytes(), 0);
 }
 
@@ -122,6 +143,160 @@ async fn a_request_that_is_too_large_is_refused_from_its_length() {
     assert!(status.message().starts_with("request has "), "{status:?}");
     let status = client.publish(publish((8 << 20) + 1)).await.unwrap_err();
     assert_eq!(reason(&status), "LIMIT_EXCEEDED");
+}
+
+#[tokio::test]
+async fn what_finishes_work_goes_on_while_publishes_wait_for_memory() {
+    let (tell, _seen) = mpsc::unbounded_channel();
+    let parts = parts(super::stream::play(tell));
+    let publishes = parts.budgets.publishes.clone();
+    let _all = publishes.try_admit(publishes.budget_bytes()).unwrap();
+    let served = serve(parts).await;
+    let mut client = MessageServiceClient::new(served.channel.clone());
+    assert_eq!(reason(&client.publish(publish(1)).await.unwrap_err()), "MEMORY_BUDGET");
+
+    let (subscription, ack_ids) = (SUBSCRIPTION.to_owned(), vec!["a".to_owned()]);
+    let acks = v1::AcknowledgeRequest { subscription: subscription.clone(), ack_ids: ack_ids.clone() };
+    assert_eq!(client.acknowledge(acks).await.unwrap().into_inner().results.len(), 1);
+    let ending = Some(v1::nack_entry::Ending::Release(v1::nack_entry::Release {}));
+    let entries = vec![v1::NackEntry { ack_id: "a".into(), ending }];
+    let nacks = v1::NackRequest { subscription: subscription.clone(), entries };
+    assert_eq!(client.nack(nacks).await.unwrap().into_inner().results.len(), 1);
+    let lease = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+    let extend =
+        v1::ExtendLeaseRequest { subscription: subscription.clone(), ack_ids: ack_ids.clone(), lease };
+    assert_eq!(client.extend_lease(extend).await.unwrap().into_inner().results.len(), 1);
+
+    let open = v1::subscribe_request::Open { subscription, ..Default::default() };
+    let acks = v1::subscribe_request::Acks { ack_ids, ..Default::default() };
+    let requests = [v1::subscribe_request::Request::Open(open), v1::subscribe_request::Request::Acks(acks)];
+    let requests = requests.map(|request| v1::SubscribeRequest { request: Some(request) });
+    let answers = client.subscribe(tokio_stream::iter(requests)).await.unwrap();
+    let answers: Vec<_> = tokio_stream::StreamExt::collect(answers.into_inner()).await;
+    assert!(matches!(&answers[..], [Ok(_), Ok(_)]), "{answers:?}");
+}
+
+#[tokio::test]
+async fn a_request_that_publishes_nothing_has_a_smaller_limit() {
+    let served = serve(parts(nobody())).await;
+    let mut client = MessageServiceClient::new(served.channel.clone());
+    let (subscription, ack_ids) = (SUBSCRIPTION.to_owned(), vec!["x".repeat(1_000); 1_100]);
+    let acks = v1::AcknowledgeRequest { subscription, ack_ids: ack_ids.clone() };
+    let one = client.acknowledge(acks).await.unwrap_err();
+    let acks = v1::subscribe_request::Acks { ack_ids, ..Default::default() };
+    let request = v1::SubscribeRequest { request: Some(v1::subscribe_request::Request::Acks(acks)) };
+    let mut answers = client.subscribe(tokio_stream::once(request)).await.unwrap().into_inner();
+    for status in [one, answers.message().await.unwrap_err()] {
+        assert_eq!((status.code(), reason(&status)), (Code::InvalidArgument, "LIMIT_EXCEEDED".to_owned()));
+        let info = status.get_error_details().error_info().unwrap().clone();
+        assert_eq!((&*info.metadata["field"], &*info.metadata["limit"]), ("request", "1048576"));
+    }
+}
+
+#[tokio::test]
+async fn a_long_poll_holds_no_memory_that_acks_need() {
+    let (tell, mut held) = mpsc::unbounded_channel();
+    let parts = parts(broker(move |call| drop(tell.send(call))));
+    let budgets = parts.budgets.clone();
+    let served = serve(parts).await;
+    let mut client = MessageServiceClient::new(served.channel.clone());
+    let pull = v1::PullRequest { subscription: SUBSCRIPTION.into(), ..Default::default() };
+    let pulling = tokio::spawn(async move { client.pull(pull).await });
+    let Some(Call::Pull { reply, .. }) = held.recv().await else { panic!("no pull") };
+    assert_eq!(budgets.used_bytes(), 0);
+    reply.send(Ok(Held::free(Vec::new()))).unwrap();
+    assert!(pulling.await.unwrap().unwrap().into_inner().messages.is_empty());
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    [&(payload.len() as u32).to_be_bytes()[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// The frame that begins a call, its headers as literals.
+fn call_frame(stream: u32, path: &str) -> Vec<u8> {
+    let headers = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "x")];
+    let literal = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
+    let block = headers.iter().flat_map(|(name, value)| [vec![0], literal(name), literal(value)].concat());
+    frame(1, 0x4, stream, &block.collect::<Vec<u8>>())
+}
+
+#[tokio::test]
+async fn checks_of_health_that_never_go_on_end_when_there_are_too_many_calls() {
+    let mut parts = parts(nobody());
+    // Eight calls at one time.
+    parts.connections = Bounds { all: 1_024, per_address: 2 };
+    let served = serve(parts).await;
+    let mut raw = TcpStream::connect(served.grpc).await.unwrap();
+    let mut bytes = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(4, 0, 0, &[])[..]].concat();
+    bytes.extend((0..20).flat_map(|at| call_frame(2 * at + 1, "/grpc.health.v1.Health/Check")));
+    raw.write_all(&bytes).await.unwrap();
+    let (mut answers, mut calls) = raw.into_split();
+    let ended = tokio::spawn(async move {
+        let mut ended = 0;
+        while ended < 20 {
+            let mut head = [0; 9];
+            answers.read_exact(&mut head).await.expect("it goes on");
+            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+            answers.read_exact(&mut payload).await.unwrap();
+            // HEADERS with the end of its stream.
+            ended += u32::from(head[3] == 1 && head[4] & 1 == 1);
+        }
+    });
+    // Others come meanwhile.
+    for at in 20.. {
+        assert!(at < 220, "they do not end");
+        if ended.is_finished() {
+            break;
+        }
+        calls.write_all(&call_frame(2 * at + 1, "/grpc.health.v1.Health/Check")).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    ended.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_outlives_calls_that_were_refused() {
+    const PING: u8 = 6;
+    const RST_STREAM: u8 = 3;
+    let served = serve(parts(nobody())).await;
+    let mut raw = TcpStream::connect(served.grpc).await.unwrap();
+    let mut bytes = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(4, 0, 0, &[])[..]].concat();
+    // As many as may be open, and 500 more.
+    let calls = (0..1_524).map(|at| call_frame(2 * at + 1, crate::service::publish_stream::PATH));
+    bytes.extend(calls.flatten());
+    bytes.extend(frame(PING, 0, 0, &[7; 8]));
+    raw.write_all(&bytes).await.unwrap();
+    let mut refused = 0;
+    loop {
+        let mut head = [0; 9];
+        raw.read_exact(&mut head).await.expect("it goes on");
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        raw.read_exact(&mut payload).await.unwrap();
+        match head[3] {
+            PING if payload == [7; 8] => break,
+            // REFUSED_STREAM: it may be called again.
+            RST_STREAM if payload[3] == 7 => refused += 1,
+            kind => assert!(kind != 7, "GOAWAY after {refused} refused calls"),
+        }
+    }
+    assert!(refused > 64, "{refused}");
+}
+
+#[tokio::test]
+async fn what_is_compressed_is_refused_unread_and_told_what_is_read() {
+    let served = serve(parts(nobody())).await;
+    let mut client = MessageServiceClient::new(served.channel.clone());
+    let mut request = Request::new(publish(1));
+    request.metadata_mut().insert("grpc-encoding", "gzip".parse().unwrap());
+    let one = client.publish(request).await.unwrap_err();
+    let mut request = Request::new(tokio_stream::empty());
+    request.metadata_mut().insert("grpc-encoding", "gzip".parse().unwrap());
+    let stream = client.subscribe(request).await.unwrap_err();
+    for status in [one, stream] {
+        assert_eq!(status.code(), Code::Unimplemented);
+        assert_eq!(reason(&status), "COMPRESSION_NOT_BUILT");
+        assert_eq!(status.metadata().get("grpc-accept-encoding").unwrap(), "identity");
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,8 @@
 //! Subscribe streams.
 
+use std::task::{Context, Poll};
+
+use prost::Message as _;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -9,13 +12,15 @@ use crate::broker::api::DeliveryBatch;
 use crate::observe::readiness::Phase;
 use crate::proto::v1::subscribe_request::{Acks, Credit, Open, Request as Up};
 use crate::proto::v1::subscribe_response::Response as Down;
-use crate::service::subscribe;
+use crate::service::admit::PREFIX_BYTES;
+use crate::service::outgoing::Content;
+use crate::service::{subscribe, wire};
 
 type Sink = mpsc::UnboundedSender<DeliveryBatch>;
 
 /// What the played broker tells the test.
 #[derive(Debug)]
-enum Seen {
+pub(super) enum Seen {
     Subscribed(Sink),
     Credit(u64, u64),
     Taken,
@@ -23,14 +28,24 @@ enum Seen {
     Released(Vec<String>),
 }
 
+impl subscribe::Requests for ReceiverStream<Result<subscribe::Up, Status>> {
+    fn poll_ahead(&mut self, _: &mut Context<'_>) -> Poll<Status> {
+        Poll::Pending
+    }
+
+    fn awaits_memory(&self) -> bool {
+        false
+    }
+}
+
 struct Stream {
-    up: mpsc::Sender<Result<v1::SubscribeRequest, Status>>,
-    down: ReceiverStream<Result<Held<v1::SubscribeResponse>, Status>>,
+    up: mpsc::Sender<Result<subscribe::Up, Status>>,
+    down: ReceiverStream<Result<Held<Content>, Status>>,
     seen: mpsc::UnboundedReceiver<Seen>,
     shared: Shared,
 }
 
-fn play(seen: mpsc::UnboundedSender<Seen>) -> Broker {
+pub(super) fn play(seen: mpsc::UnboundedSender<Seen>) -> Broker {
     broker(move |call| match call {
         Call::GetSubscription { name, reply } => {
             let config = SubscriptionConfig {
@@ -61,7 +76,7 @@ fn play(seen: mpsc::UnboundedSender<Seen>) -> Broker {
         Call::Leave { .. } => drop(seen.send(Seen::Unsubscribed)),
         Call::Settle { settlements, reply, .. } => {
             let released = settlements.iter().filter(|one| one.ending == Ending::Release);
-            let released: Vec<String> = released.map(|one| one.ack_id.clone()).collect();
+            let released: Vec<String> = released.map(|one| one.ack_id.as_str().to_owned()).collect();
             if !released.is_empty() {
                 let _ = seen.send(Seen::Released(released));
             }
@@ -69,7 +84,8 @@ fn play(seen: mpsc::UnboundedSender<Seen>) -> Broker {
                 Ending::Ack => Settled::Ok,
                 _ => Settled::Stale,
             };
-            reply.send(Ok(settlements.into_iter().map(settle).collect())).unwrap();
+            // Nobody waits for the answer to a release.
+            let _ = reply.send(Ok(settlements.into_iter().map(settle).collect()));
         }
         Call::Extend { ack_ids, reply, .. } => {
             reply.send(Ok(vec![Settled::Invalid; ack_ids.len()])).unwrap();
@@ -99,12 +115,21 @@ impl Stream {
     }
 
     async fn send(&self, up: Up) {
-        self.up.send(Ok(v1::SubscribeRequest { request: Some(up) })).await.unwrap();
+        let request = v1::SubscribeRequest { request: Some(up) }.encode_to_vec().into();
+        let request = wire::subscribe::read(&request).unwrap();
+        self.up.send(Ok(subscribe::Up { request, memory: None })).await.unwrap();
     }
 
     async fn next(&mut self) -> Result<Down, Status> {
-        let answer = self.down.next().await.expect("the stream has ended")?;
-        Ok(answer.value.response.unwrap())
+        self.next_or_end().await.expect("the stream has ended")
+    }
+
+    async fn next_or_end(&mut self) -> Option<Result<Down, Status>> {
+        let shown = |answer: Held<Content>| {
+            let answer = v1::SubscribeResponse::decode(&answer.value.into_bytes()[PREFIX_BYTES..]);
+            answer.unwrap().response.unwrap()
+        };
+        self.down.next().await.map(|answer| answer.map(shown))
     }
 }
 
@@ -160,8 +185,8 @@ async fn a_client_that_ends_its_side_still_gets_its_results() {
     let (closed, _) = mpsc::channel(1);
     stream.up = closed;
     let mut ids = Vec::new();
-    while let Some(answer) = stream.down.next().await {
-        let Some(Down::AckResults(results)) = answer.unwrap().value.response else { panic!("no results") };
+    while let Some(answer) = stream.next_or_end().await {
+        let Down::AckResults(results) = answer.unwrap() else { panic!("no results") };
         ids.push(results.correlation_id);
     }
     ids.sort();
@@ -236,14 +261,18 @@ async fn what_was_leased_and_not_sent_is_released() {
     let (_, down) = mpsc::channel(1);
     stream.down = ReceiverStream::new(down);
     let mut released = Vec::new();
-    while released.len() < 15 {
+    // Those that were ready to be taken too.
+    while released.len() < 20 {
         match stream.seen.recv().await.unwrap() {
             Seen::Released(ids) => released.extend(ids),
             Seen::Taken | Seen::Unsubscribed => {}
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(released.last().unwrap(), "ack-19");
+    released.sort_unstable();
+    let mut all: Vec<String> = (0..20).map(|offset| format!("ack-{offset}")).collect();
+    all.sort_unstable();
+    assert_eq!(released, all);
     assert!(sink.send(Held::free(vec![])).is_err());
 }
 
@@ -266,13 +295,73 @@ async fn a_stream_without_open_ends() {
     assert!(stream.down.next().await.is_none());
 }
 
-#[tokio::test(start_paused = true)]
-async fn acks_beyond_the_memory_budget_may_come_again() {
+#[tokio::test]
+async fn results_count_until_they_have_gone_and_wait_for_memory_without_holding_up_the_stream() {
     let (mut stream, _sink) = Stream::opened(None).await;
-    let _all = stream.shared.admission.admit(u64::MAX).await.unwrap();
-    let ack_ids = vec!["a".to_owned()];
-    stream.send(Up::Acks(Acks { ack_ids, ..Acks::default() })).await;
-    let Down::AckResults(results) = stream.next().await.unwrap() else { panic!("no results") };
-    assert_eq!(results.acks[0].status(), v1::ack_result::Status::Transient);
-    assert!(results.acks[0].detail.contains("memory budget"));
+    let outflow = stream.shared.outflow.clone();
+    let acks = |count| Up::Acks(Acks { ack_ids: vec!["a".into(); count], ..Acks::default() });
+    stream.send(acks(1_000)).await;
+    stream.send(acks(1_000)).await;
+    while outflow.used_bytes() < 2 * 6_000 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..2 {
+        let Down::AckResults(results) = stream.next().await.unwrap() else { panic!("no results") };
+        assert_eq!(results.acks.len(), 1_000);
+    }
+    assert_eq!(outflow.used_bytes(), 0, "they have gone");
+
+    let all = outflow.outlet().try_take(outflow.budget_bytes()).unwrap();
+    stream.send(acks(1)).await;
+    stream.send(Up::Credit(Credit { messages: 3, bytes: 4 })).await;
+    assert!(matches!(stream.seen.recv().await, Some(Seen::Credit(3, 4))), "the stream goes on");
+    while !outflow.outlet().is_wanted() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(stream.down.as_ref().len(), 0);
+    drop(all);
+    assert!(matches!(stream.next().await.unwrap(), Down::AckResults(_)));
+}
+
+/// An Open that waits for memory at first.
+struct Waiting(std::pin::Pin<Box<tokio::time::Sleep>>);
+
+impl tokio_stream::Stream for Waiting {
+    type Item = Result<subscribe::Up, Status>;
+
+    fn poll_next(mut self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        std::task::ready!(self.0.as_mut().poll(cx));
+        Poll::Ready(None)
+    }
+}
+
+impl subscribe::Requests for Waiting {
+    fn poll_ahead(&mut self, _: &mut Context<'_>) -> Poll<Status> {
+        Poll::Pending
+    }
+
+    fn awaits_memory(&self) -> bool {
+        !self.0.is_elapsed()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_that_waits_for_memory_is_not_late() {
+    let shared = shared(nobody());
+    let outlet = shared.outflow.outlet();
+    let wait = Duration::from_secs(95);
+    let mut answers = subscribe::open(shared, outlet, Waiting(Box::pin(tokio::time::sleep(wait))));
+    assert!(answers.next().await.is_none(), "it ends as its client does");
+}
+
+#[tokio::test]
+async fn the_memory_of_acks_is_held_until_they_are_answered() {
+    let (mut stream, _sink) = Stream::opened(None).await;
+    let admission = stream.shared.budgets.others.clone();
+    let memory = admission.try_admit(4 << 10);
+    let request = wire::subscribe::Request::Acks { correlation_id: 1, ack_ids: vec!["a".into()] };
+    stream.up.send(Ok(subscribe::Up { request, memory })).await.unwrap();
+    assert_eq!(admission.used_bytes(), 4 << 10);
+    let Down::AckResults(_) = stream.next().await.unwrap() else { panic!("no results") };
+    assert_eq!(admission.used_bytes(), 0);
 }

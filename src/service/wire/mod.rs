@@ -1,10 +1,11 @@
-//! The protobuf of publish streams, read and written without forms in between.
+//! The protobuf of streams, read and written without forms in between.
 //!
 //! Generated code makes a message of a dozen fields, with texts and maps of its own, for each few bytes that pass; at
 //! hundreds of thousands a second that is most of what a server does. What is usual is read and written here, by hand;
 //! what is not is left to the generated code, and tests hold the one against the other.
 
 pub mod publish;
+pub mod subscribe;
 
 use bytes::BufMut;
 use prost::encoding::{decode_varint, encode_varint, encoded_len_varint};
@@ -37,6 +38,39 @@ fn take_part<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (part, behind) = rest.split_at_checked(length)?;
     *rest = behind;
     Some(part)
+}
+
+/// The parts of a field, until the bytes end or are no fields: what is decoded from here on needs room for as many.
+fn parts(bytes: &[u8], wanted: u32) -> impl Iterator<Item = &[u8]> + Clone {
+    let part = move |(tag, value)| match value {
+        Value::Part(part) if tag == wanted => Some(part),
+        _ => None,
+    };
+    fields(bytes).filter_map(part)
+}
+
+/// A field's value, as far as it matters here.
+enum Value<'a> {
+    Number(u64),
+    Part(&'a [u8]),
+    Fixed,
+}
+
+/// The fields of a message with their tags, until the bytes end or are no fields.
+fn fields(mut rest: &[u8]) -> impl Iterator<Item = (u32, Value<'_>)> + Clone {
+    std::iter::from_fn(move || {
+        let tag = take_tag(&mut rest)??;
+        let value = match tag & 7 {
+            0 => Value::Number(take_varint(&mut rest)?),
+            2 => Value::Part(take_part(&mut rest)?),
+            1 | 5 => {
+                rest = rest.get(if tag & 7 == 1 { 8 } else { 4 }..)?;
+                Value::Fixed
+            }
+            _ => return None,
+        };
+        Some((tag, value))
+    })
 }
 
 /// Bytes of a part with its tag and length.

@@ -12,8 +12,8 @@ const QUEUE: &str = "namespaces/default/queues/q";
 /// A request as both ways of reading see it.
 fn both(bytes: Vec<u8>) -> (Option<String>, Result<String, String>) {
     let bytes = Bytes::from(bytes);
-    let plain = read_plain(&bytes, &mut NameCache::default());
-    let any = read_any(&bytes, &mut NameCache::default());
+    let plain = read_plain(&bytes, queue_name);
+    let any = read_any(&bytes, queue_name);
     (
         plain.map(|request| format!("{request:?}")),
         any.map(|request| format!("{request:?}")).map_err(|status| status.to_string()),
@@ -67,6 +67,39 @@ fn what_is_more_or_too_much_is_left_to_the_generated_code() {
     assert_eq!(both([one.encode_to_vec(), two.encode_to_vec()].concat()).0, None);
 }
 
+/// What a refusal of a request is about, and its correlation id.
+fn refused(bytes: Vec<u8>) -> (u64, String) {
+    let request = read(&Bytes::from(bytes), queue_name).unwrap();
+    (request.correlation_id, request.publish.unwrap_err().to_string())
+}
+
+#[test]
+fn many_messages_of_few_bytes_are_refused_before_they_take_room() {
+    let publish = |field: &[u8], count: usize| {
+        let mut publish = PublishRequest { queue: QUEUE.into(), ..PublishRequest::default() }.encode_to_vec();
+        publish.extend(field.repeat(count));
+        publish
+    };
+    let request = |publish: &[u8]| {
+        let mut bytes = Vec::new();
+        put_number(tag::REQUEST_CORRELATION_ID, 7, &mut bytes);
+        put_part(tag::REQUEST_PUBLISH, publish.len(), &mut bytes);
+        bytes.extend_from_slice(publish);
+        bytes
+    };
+    // Not even what cannot be decoded behind them is looked at.
+    let messages = [publish(&[0x12, 0], 100_000), vec![0xff; 3]].concat();
+    let too_many = "messages has 100000 messages; at most 1000 are allowed";
+    assert_eq!(refused(request(&messages)), (7, too_many.to_owned()));
+    let call = read_call(&messages.into()).unwrap_err();
+    assert_eq!(call.message(), too_many);
+    let causes: Vec<u8> = [0x5a, 0].repeat(CAUSES_MAX + 1);
+    let mut message = Vec::new();
+    put_part(tag::PUBLISH_MESSAGES, causes.len(), &mut message);
+    let causes = publish(&[message, causes].concat(), 1);
+    assert!(refused(request(&causes)).1.starts_with("caused_by has 10001 "));
+}
+
 proptest! {
     #[test]
     fn what_is_read_by_hand_is_what_the_generated_code_reads(
@@ -98,6 +131,7 @@ proptest! {
         publish_time_us in 0..1_u64 << 60,
         duplicate in any::<bool>(),
         held in any::<bool>(),
+        most in 1_usize..5_000,
     ) {
         let first_offset = Offset(first);
         let queue_uid = Uid([9; 16]);
@@ -116,5 +150,13 @@ proptest! {
         let expected = PublishStreamResponse { correlation_id, result: Some(Shown::Response(response)) };
         prop_assert_eq!(PublishStreamResponse::decode(&out[..]).unwrap(), expected.clone());
         prop_assert_eq!(out.len(), expected.encoded_len());
+        let (mut answer, mut out) = (CallAnswer::new(published), BytesMut::new());
+        while let Some(piece) = answer.next_piece(most) {
+            prop_assert!(piece.len() < most + RESULT_BYTES_MAX * 2);
+            out.extend_from_slice(&piece);
+        }
+        let Some(Shown::Response(response)) = expected.result else { unreachable!("made above") };
+        prop_assert_eq!(u32::from_be_bytes(out[1..PREFIX_BYTES].try_into().unwrap()) as usize, out.len() - PREFIX_BYTES);
+        prop_assert_eq!(PublishResponse::decode(&out[PREFIX_BYTES..]).unwrap(), response);
     }
 }

@@ -1,21 +1,19 @@
 //! Publishing in a closed loop: as many requests as wanted are under way, and each answer starts the next one.
 
-use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use forebay::proto::v1::publish_stream_response::Result as Answer;
-use forebay::proto::v1::{Message, PublishRequest, PublishStreamRequest};
+use bytes::{Bytes, BytesMut};
+use forebay::proto::v1::{Message, PublishRequest};
 use forebay_testkit::payload::Random;
 use forebay_testkit::{Clients, queue};
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::ReceiverStream;
 
 use crate::Failure;
 use crate::progress::Progress;
+use crate::publish_stream::{Request, by_stream};
 use crate::samples::{Samples, Window, lock};
 
 /// More than is ever published.
@@ -30,19 +28,48 @@ pub enum Length {
     Within(Window),
 }
 
-/// Makes a message's body from its number.
-pub type Bodies = Box<dyn Fn(u64) -> Bytes + Send + Sync>;
+/// The bodies of messages.
+pub enum Content {
+    Same(Bytes),
+    /// Made from the message's number.
+    Each(Box<dyn Fn(u64) -> Bytes + Send + Sync>),
+}
 
 /// The same body for each message.
-pub fn same_body(size: u64) -> Bodies {
-    let body = Random::new(1).bytes(size as usize);
-    Box::new(move |_| body.clone())
+pub fn same_body(size: u64) -> Content {
+    Content::Same(Random::new(1).bytes(size as usize))
 }
+
+impl Content {
+    fn body(&self, number: u64) -> Bytes {
+        match self {
+            Self::Same(body) => body.clone(),
+            Self::Each(body) => body(number),
+        }
+    }
+
+    fn message(&self, number: u64) -> Message {
+        Message { body: self.body(number), ..Message::default() }
+    }
+
+    /// Messages one behind the other, as `PublishRequest` has them.
+    fn encode(&self, numbers: Range<u64>) -> Bytes {
+        let mut out = BytesMut::new();
+        let mut put = |number| prost::encoding::message::encode(MESSAGES, &self.message(number), &mut out);
+        numbers.for_each(&mut put);
+        out.freeze()
+    }
+}
+
+/// The field of `PublishRequest`.
+const MESSAGES: u32 = 2;
 
 /// What is published, shared by all who publish it.
 pub struct Load {
-    queues: Vec<String>,
-    bodies: Bodies,
+    queues: Vec<Arc<str>>,
+    content: Content,
+    /// A whole batch of the same bodies, encoded.
+    encoded: Option<Bytes>,
     batch: u64,
     /// Messages that are not yet in a request; without end if time is the limit.
     left: AtomicU64,
@@ -54,7 +81,7 @@ pub struct Load {
 
 impl Load {
     /// `batch` messages in each request, to the queues in turn.
-    pub fn new(what: &str, names: &[String], bodies: Bodies, batch: u64, length: Length) -> Arc<Self> {
+    pub fn new(what: &str, names: &[String], content: Content, batch: u64, length: Length) -> Arc<Self> {
         let from_now = |length| Window { start: Instant::now(), warm_up: Duration::ZERO, length };
         let (left, window) = match length {
             Length::Messages(messages) => (messages, from_now(None)),
@@ -62,9 +89,11 @@ impl Load {
             Length::Within(window) => (WITHOUT_END, window),
         };
         let total = if left == WITHOUT_END { 0 } else { left };
+        let is_same = matches!(content, Content::Same(_));
         Arc::new(Self {
-            queues: names.iter().map(|name| queue(name)).collect(),
-            bodies,
+            queues: names.iter().map(|name| queue(name).into()).collect(),
+            encoded: is_same.then(|| content.encode(0..batch)),
+            content,
             batch,
             left: left.into(),
             window,
@@ -76,25 +105,46 @@ impl Load {
 
     /// The next request; none when all is published.
     pub fn next(&self) -> Option<PublishRequest> {
-        if self.window.end().is_some_and(|end| Instant::now() >= end) {
-            return None;
-        }
-        let take = |left: u64| (left > 0).then(|| left.saturating_sub(self.batch));
-        let left = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
-        let message = |number| Message { body: (self.bodies)(number), ..Message::default() };
-        let first = left.saturating_sub(self.batch);
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize % self.queues.len();
+        let numbers = self.take(Instant::now())?;
         Some(PublishRequest {
-            queue: self.queues[turn].clone(),
-            messages: (first..left).map(message).collect(),
+            queue: self.queue().to_string(),
+            messages: numbers.map(|number| self.content.message(number)).collect(),
             ..PublishRequest::default()
         })
+    }
+
+    /// The same, encoded, and how many messages it has.
+    pub fn next_encoded(&self, now: Instant) -> Option<(Request, u64)> {
+        let numbers = self.take(now)?;
+        let count = numbers.end - numbers.start;
+        let messages = match &self.encoded {
+            // They are all of one length.
+            Some(batch) => batch.slice(..batch.len() / self.batch as usize * count as usize),
+            None => self.content.encode(numbers),
+        };
+        Some((Request { queue: self.queue(), messages }, count))
     }
 
     /// The next message's body, for those who send no requests of Forebay; none when all is published.
     #[cfg(feature = "peers")]
     pub fn next_body(&self) -> Option<Bytes> {
-        self.next().and_then(|request| request.messages.into_iter().next()).map(|message| message.body)
+        self.take(Instant::now()).map(|numbers| self.content.body(numbers.start))
+    }
+
+    /// The numbers of the next request's messages; none when all is published.
+    fn take(&self, now: Instant) -> Option<Range<u64>> {
+        if self.window.end().is_some_and(|end| now >= end) {
+            return None;
+        }
+        let take = |left: u64| (left > 0).then(|| left.saturating_sub(self.batch));
+        let left = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
+        Some(left.saturating_sub(self.batch)..left)
+    }
+
+    /// The queue whose turn it is.
+    fn queue(&self) -> Arc<str> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize;
+        Arc::clone(&self.queues[turn % self.queues.len()])
     }
 
     /// A request with this many messages that began at `began` is answered.
@@ -119,30 +169,6 @@ pub async fn by_calls(mut clients: Clients, load: Arc<Load>) -> Result<(), Failu
         load.answered(start, count);
     }
     Ok(())
-}
-
-/// Publishes by one stream with this many requests under way.
-pub async fn by_stream(mut clients: Clients, load: Arc<Load>, in_flight: usize) -> Result<(), Failure> {
-    let (up, requests) = mpsc::channel(in_flight);
-    let mut answers = clients.messages.publish_stream(ReceiverStream::new(requests)).await?.into_inner();
-    let mut under_way = VecDeque::with_capacity(in_flight);
-    loop {
-        while under_way.len() < in_flight
-            && let Some(publish) = load.next()
-        {
-            under_way.push_back((Instant::now(), publish.messages.len() as u64));
-            let request = PublishStreamRequest { correlation_id: 0, publish: Some(publish) };
-            // Should it fail, the answers say why.
-            let _ = up.send(request).await;
-        }
-        let Some((start, count)) = under_way.pop_front() else { return Ok(()) };
-        let answer = answers.message().await?.ok_or("the server ended the stream")?;
-        match answer.result {
-            Some(Answer::Response(response)) if response.results.len() as u64 == count => {}
-            other => return Err(format!("a publish failed: {other:?}").into()),
-        }
-        load.answered(start, count);
-    }
 }
 
 /// The form of a stream's requests.

@@ -75,7 +75,7 @@ async fn one(args: &LatencyArgs) -> Result<(Figures, Curves), Failure> {
 }
 
 /// Fails if the generator was too late for its run to say anything about the server.
-fn in_time(late: &Samples) -> Result<(), Failure> {
+pub fn in_time(late: &Samples) -> Result<(), Failure> {
     let p99 = late.latency_ms(0.99);
     if p99 <= LATE_P99_MS_MAX {
         return Ok(());
@@ -88,7 +88,7 @@ fn in_time(late: &Samples) -> Result<(), Failure> {
 }
 
 /// Publishes on a schedule, over several connections.
-struct Generator {
+pub struct Generator {
     schedule: Schedule,
     window: Window,
     bodies: Bodies,
@@ -100,7 +100,7 @@ struct Generator {
 }
 
 impl Generator {
-    fn new(schedule: Schedule, window: Window, sizes: &Mix, names: &[String]) -> Self {
+    pub fn new(schedule: Schedule, window: Window, sizes: &Mix, names: &[String]) -> Self {
         Self {
             schedule,
             window,
@@ -111,12 +111,13 @@ impl Generator {
         }
     }
 
-    fn seen(&self) -> (Samples, Samples) {
+    /// Latencies of the answers, and how late the generator was.
+    pub fn seen(&self) -> (Samples, Samples) {
         lock(&self.seen).clone()
     }
 
     /// Publishes all there is; returns when all is answered.
-    async fn run(generator: &Arc<Self>, connections: Vec<Clients>) -> Result<(), Failure> {
+    pub async fn run(generator: &Arc<Self>, connections: Vec<Clients>) -> Result<(), Failure> {
         let (mut lines, mut workers) = (Vec::new(), JoinSet::new());
         for clients in connections {
             let (line, due) = mpsc::channel(DUE_MAX);

@@ -5,15 +5,16 @@
 //!
 //! | Module | For |
 //! |---|---|
-//! | `publish`, `consume`, `latency`, `mixed`, `memory`, `reclaim`, `restart`, `limits`, `compare` | one subcommand each: arguments to a [`report::Report`] |
+//! | `publish`, `consume`, `latency`, `mixed`, `memory`, `reclaim`, `restart`, `attack`, `tail`, `limits`, `compare` | one subcommand each: arguments to a [`report::Report`] |
 //! | `curves` | the same at points along an axis, to a [`curves::Curve`] |
 //! | `peers` | other queues under the same loads; with `compare` in the feature `peers` |
-//! | `site`, `fill`, `take`, `consumers`, `flow` | a server to measure; ways in and out of its queues |
+//! | `site`, `fill`, `publish_stream`, `take`, `consumers`, `flow` | a server to measure; ways in and out of its queues |
 //! | `schedule`, `bodies` | when messages are due at a rate, and what they carry |
 //! | `samples` | latencies and rates |
 //! | `report`, `limit`, `progress`, `plot` | what is shown and judged |
 
 mod args;
+mod attack;
 mod bodies;
 #[cfg(feature = "peers")]
 mod compare;
@@ -32,12 +33,14 @@ mod peers;
 mod plot;
 mod progress;
 mod publish;
+mod publish_stream;
 mod reclaim;
 mod report;
 mod restart;
 mod samples;
 mod schedule;
 mod site;
+mod tail;
 mod take;
 
 use std::process::ExitCode;
@@ -83,6 +86,8 @@ fn run(command: &Command, format: Format) -> Result<Outcome, Failure> {
             Command::Memory(args) => memory::run(args).await?,
             Command::Reclaim(args) => reclaim::run(args).await?,
             Command::Restart(args) => restart::run(args).await?,
+            Command::Attack(args) => attack::run(args).await?,
+            Command::Tail(args) => tail::run(args).await?,
             Command::Limits(args) => limits::run(args).await?,
             Command::Curves(args) => return Ok(curves::run(args).await?.outcome(format)),
             #[cfg(feature = "peers")]

@@ -7,10 +7,11 @@ use tokio::task::JoinSet;
 use crate::Failure;
 use crate::args::MixedArgs;
 use crate::bodies::Bodies;
-use crate::fill::{Length, Load, all_done, by_stream, in_flight_of};
+use crate::fill::{Content, Length, Load, all_done, in_flight_of};
 use crate::flow::Flow;
 use crate::limit::Limit;
 use crate::plot::{Curves, draw_last};
+use crate::publish_stream::by_stream;
 use crate::report::{END_TO_END, Figures, PUBLISH, Report, percentiles};
 
 /// Least messages a second, both ways, of this size.
@@ -54,7 +55,8 @@ async fn one(args: &MixedArgs) -> Result<(Figures, Curves), Failure> {
 /// Publishes until the window's end; returns when all is answered.
 async fn publish(args: &MixedArgs, flow: &Flow) -> Result<Arc<Load>, Failure> {
     let (bodies, window) = (Bodies::new(&args.flow.sizes), flow.window);
-    let stamped = Box::new(move |number| bodies.stamped(number, window.start.elapsed()));
+    let stamped = move |number| bodies.stamped(number, window.start.elapsed());
+    let stamped = Content::Each(Box::new(stamped));
     let load = Load::new("publishing", &flow.names, stamped, args.batch, Length::Within(window));
     let in_flight = in_flight_of(args.batch * args.flow.sizes.mean_bytes());
     let mut workers = JoinSet::new();

@@ -9,8 +9,9 @@ use tokio::task::JoinSet;
 
 use crate::Failure;
 use crate::args::{PublishArgs, PublishMode};
-use crate::fill::{Length, Load, all_done, by_calls, by_stream, same_body};
+use crate::fill::{Length, Load, all_done, by_calls, same_body};
 use crate::plot::{Curves, draw_last};
+use crate::publish_stream::by_stream;
 use crate::report::{Figures, Report};
 use crate::samples::Samples;
 use crate::site::{Target, check, create_queues, delete_queues, queue_names, stored};

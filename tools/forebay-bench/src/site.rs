@@ -1,5 +1,6 @@
 //! A server to measure: one of the tool's own in a new folder, or one that runs already.
 
+use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use forebay::proto::v1::{
     ServerStats, Subscription,
 };
 use forebay_testkit::{Clients, Server, ServerOptions, queue, subscription};
+use rustix::fs::{Advice, fadvise};
 use tempfile::TempDir;
 
 use crate::Failure;
@@ -136,6 +138,22 @@ pub fn bytes_under(dir: &Path) -> Result<u64, Failure> {
         }
     }
     Ok(bytes)
+}
+
+/// Takes all files under a directory out of the page cache.
+pub fn forget_cached(dir: &Path) -> Result<(), Failure> {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            forget_cached(&path)?;
+            continue;
+        }
+        let file = File::open(&path)?;
+        // What is dirty stays.
+        file.sync_all()?;
+        fadvise(&file, 0, None, Advice::DontNeed)?;
+    }
+    Ok(())
 }
 
 /// Names for new queues, unlike those of other runs on the same server.

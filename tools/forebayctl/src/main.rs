@@ -22,6 +22,7 @@ mod signals;
 mod single;
 mod stdout;
 mod tail;
+mod values;
 mod views;
 mod window;
 

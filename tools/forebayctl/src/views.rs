@@ -135,6 +135,7 @@ fn limits(limits: &ServerLimits) -> Value {
         "max_publish_messages": limits.max_publish_messages,
         "max_publish_bytes": limits.max_publish_bytes,
         "max_request_bytes": limits.max_request_bytes,
+        "max_other_request_bytes": limits.max_other_request_bytes,
         "max_pull_messages": limits.max_pull_messages,
         "max_pull_bytes": limits.max_pull_bytes,
         "max_ack_ids": limits.max_ack_ids,

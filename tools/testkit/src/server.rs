@@ -8,6 +8,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::Clients;
 
@@ -103,6 +105,12 @@ impl Server {
         })
     }
 
+    /// The same, also within a runtime of several threads; the error is a sentence.
+    pub fn start_or_tell(data_dir: &Path, options: &ServerOptions) -> Result<Self, String> {
+        tokio::task::block_in_place(|| Self::try_start(data_dir, options))
+            .map_err(|stderr| format!("the server did not start:\n{stderr}"))
+    }
+
     /// Starts a server and kills it after this long, ready or not.
     pub fn kill_early(data_dir: &Path, options: &ServerOptions, after: Duration) {
         let mut command = command(data_dir, options);
@@ -114,6 +122,23 @@ impl Server {
 
     pub fn clients(&self) -> Clients {
         Clients::of(&self.grpc)
+    }
+
+    /// A figure of its metrics: with labels one of them, without the sum over all.
+    ///
+    /// # Panics
+    /// If it has no such figure.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let (status, text) = http_get(&self.http, "/metrics").await;
+        assert_eq!(status, 200);
+        let is_it = |line: &&str| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ') || rest.starts_with('{'))
+        };
+        let value =
+            |line: &str| -> u64 { line.rsplit(' ').next().expect("a value").parse().expect("a count") };
+        let values: Vec<u64> = text.lines().filter(is_it).map(value).collect();
+        assert!(!values.is_empty(), "{name} is not in:\n{text}");
+        values.iter().sum()
     }
 
     /// The server's process id.
@@ -168,6 +193,21 @@ impl Server {
     fn take_stderr(&mut self) -> String {
         self.stderr.take().map_or_else(String::new, |reader| reader.join().expect("reading does not panic"))
     }
+}
+
+/// The status and body of an HTTP request.
+///
+/// # Panics
+/// If it is not answered in the form of HTTP/1.1.
+pub async fn http_get(address: &str, path: &str) -> (u16, String) {
+    let mut connection = TcpStream::connect(address).await.expect("it listens");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).await.expect("it reads");
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.expect("it answers");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    let status = head.split_whitespace().nth(1).expect("a status").parse().expect("a number");
+    (status, body.to_owned())
 }
 
 impl Drop for Server {

@@ -4,6 +4,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 
 use forebay_testkit::torture::kill_loop::KillLoop;
+use forebay_testkit::torture::run::Outcome;
 
 /// Most violations that are shown in full.
 const SHOWN_MAX: usize = 20;
@@ -19,19 +20,22 @@ pub fn run(cycles: u64, seed: Option<u64>, data_dir: Option<PathBuf>) -> Result<
     eprintln!("seed {seed}, data in {}, history in {}", data_dir.display(), history.display());
     let kill_loop = KillLoop { cycles, seed, data_dir, history };
     let ran = crate::runtime()?.block_on(kill_loop.run(|line| eprintln!("{line}")));
-    let outcome = ran.map_err(|error| format!("{}: {error}", kill_loop.history.display()))?;
-    println!("{}", outcome.figures);
-    if outcome.violations.is_empty() {
-        return Ok(());
-    }
-    for violation in outcome.violations.iter().take(SHOWN_MAX) {
-        eprintln!("{:?}: {}", violation.kind, violation.what);
-    }
+    let wrong = match ran {
+        Ok(Outcome { figures, violations }) => {
+            println!("{figures}");
+            for violation in violations.iter().take(SHOWN_MAX) {
+                eprintln!("{violation:?}");
+            }
+            (!violations.is_empty()).then(|| format!("{} violations", violations.len()))
+        }
+        Err(why) => Some(why),
+    };
+    let Some(wrong) = wrong else { return Ok(()) };
     if !kept {
         let path = temporary.keep();
         eprintln!("kept for a look: {}", path.display());
     }
-    Err(format!("{} violations; seed {seed}", outcome.violations.len()))
+    Err(format!("{wrong}; seed {seed}"))
 }
 
 fn history_path(data_dir: &Path) -> PathBuf {

@@ -1,15 +1,24 @@
 //! `cargo xtask`: runs that torment a real server and judge what its clients were told.
 
+mod bit_flips;
+#[cfg(target_os = "linux")]
+mod disk;
 mod faults;
 mod fixtures;
 mod full_disk;
+mod hostile;
 mod kill_loop;
 mod memory_limit;
+mod planted_bugs;
 mod real_input;
+mod sanitize;
 mod shadow;
+mod shell;
 mod sim;
+#[cfg(target_os = "linux")]
+mod torture;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand};
@@ -52,9 +61,29 @@ enum Task {
     /// must live and lose nothing
     MemoryLimit {
         /// 1 is a backlog of 20 GiB and 1,000 consumers
-        #[arg(long, default_value_t = 0.01, value_parser = scale)]
+        #[arg(long, default_value_t = memory_limit::SCALE_DEFAULT, value_parser = scale)]
         scale: f64,
     },
+    /// Send malformed and extreme requests to every call; each must get a typed answer, and none be applied by half
+    Hostile {
+        /// How many
+        #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+        requests: u64,
+        /// Repeats the requests of an earlier run
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Flip bits of segments, indexes and checkpoints; each is told, or means nothing, and costs no more than it hit
+    BitFlips {
+        /// Flips that a server is started after, and emptied
+        #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u64).range(1..))]
+        samples: u64,
+        /// Flips every bit in this process, besides
+        #[arg(long)]
+        every_bit: bool,
+    },
+    /// Run the server under valgrind's memcheck, through two lives
+    Sanitize,
     /// Simulate the broker, crashes and faults of its disk and all, once for each seed
     Sim {
         /// How many
@@ -63,10 +92,19 @@ enum Task {
         /// The first
         #[arg(long, default_value_t = 0)]
         from: u64,
-        /// Processes at one time
+        /// Seeds at one time
         #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
         jobs: u64,
     },
+    /// Break the server on purpose, one bug at a time, and see which tests find it; each bug must be found
+    PlantedBugs {
+        /// Only bugs whose name contains this
+        #[arg(long, default_value = "")]
+        only: String,
+    },
+    /// Torment servers and their machine in every way there is, one after the other, and judge what clients were told
+    #[cfg(target_os = "linux")]
+    Torture(torture::Arguments),
     /// Make data directories for later builds to be tried on, one file each
     Fixtures {
         /// The folder for them
@@ -86,15 +124,21 @@ fn scale(text: &str) -> Result<f64, String> {
 
 fn main() -> ExitCode {
     let Arguments::Task(task) = Arguments::parse();
-    // It builds what it needs itself.
-    let built = if matches!(task, Task::Sim { .. }) { Ok(()) } else { build() };
+    let builds_itself = matches!(task, Task::Sim { .. } | Task::PlantedBugs { .. });
+    let built = if builds_itself { Ok(()) } else { build() };
     let done = built.and_then(|()| match task {
         Task::KillLoop { cycles, seed, data_dir } => kill_loop::run(cycles, seed, data_dir),
         Task::Faults { only } => faults::run(&only),
+        Task::BitFlips { samples, every_bit } => bit_flips::run(samples, every_bit),
         Task::FullDisk { rounds } => full_disk::run(rounds),
         Task::MemoryLimit { scale } => memory_limit::run(scale),
+        Task::Hostile { requests, seed } => hostile::run(requests, seed),
         Task::Fixtures { out } => fixtures::run(&out),
         Task::RealInput { payloads } => real_input::run(&payloads),
+        Task::PlantedBugs { only } => planted_bugs::run(&only),
+        Task::Sanitize => sanitize::run(),
+        #[cfg(target_os = "linux")]
+        Task::Torture(arguments) => torture::run(&arguments),
         Task::Sim { seeds, from, jobs } => sim::run(seeds, from, jobs),
     });
     match done {
@@ -106,9 +150,19 @@ fn main() -> ExitCode {
     }
 }
 
+/// The cargo that runs this.
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// The folder of the workspace.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("a tool is two folders down")
+}
+
 /// Builds the programs that are put to the test; the whole workspace, since its parts alone would be built anew.
 fn build() -> Result<(), String> {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = cargo();
     command.args(["build", "--quiet", "--workspace"]);
     if !cfg!(debug_assertions) {
         command.arg("--release");

@@ -20,9 +20,7 @@ pub fn run(folder: &Path) -> Result<(), String> {
     }
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
     let data = dir.path().join("data");
-    let start = |options: &ServerOptions| {
-        Server::try_start(&data, options).map_err(|stderr| format!("the server did not start:\n{stderr}"))
-    };
+    let start = |options: &ServerOptions| Server::start_or_tell(&data, options);
 
     let server = start(&ServerOptions::small_segments())?;
     forebayctl(&ctl, &server, &["queue", "create", "webhooks"])?;

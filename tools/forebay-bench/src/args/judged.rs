@@ -5,7 +5,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use forebay_testkit::attack::Attack;
+
 use super::{Judged, OwnServer, Scale};
+use crate::latency::RATE_DEFAULT;
 use crate::memory::Scenario;
 use crate::{limits, reclaim};
 
@@ -150,6 +153,70 @@ pub struct RestartArgs {
     /// Drops the page cache before each start (writes /proc/sys/vm/drop_caches: needs root)
     #[arg(long)]
     pub cold: bool,
+    #[command(flatten)]
+    pub judged: Judged,
+}
+
+/// Attack a server and see what that costs an honest client
+///
+/// The honest client publishes 500 messages of 1 KiB a second, by one call each; alone, then beside the attack, for every
+/// attack in turn (slow-bodies only if it is named: it has others refused for two seconds). The 99th percentile of its latencies, counted from when each message was due, may be twice as long as
+/// alone. Every publish must be answered well.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Examples:
+  forebay-bench attack
+  forebay-bench attack ping-flood rapid-reset --seconds 5
+  forebay-bench attack --runs 1 --seconds 1 --no-verdict -o json
+
+Disk: 0.1 GB.",
+    mut_arg("runs", |runs| runs.default_value("3"))
+)]
+pub struct AttackArgs {
+    /// Only these attacks [default: all]
+    #[arg(value_name = "ATTACK", value_parser = attack)]
+    pub attacks: Vec<Attack>,
+    #[command(flatten)]
+    pub server: OwnServer,
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub seconds: u64,
+    #[command(flatten)]
+    pub judged: Judged,
+}
+
+fn attack(text: &str) -> Result<Attack, String> {
+    let found = Attack::ALL.into_iter().find(|attack| attack.name() == text);
+    found.ok_or_else(|| {
+        let names: Vec<String> = Attack::ALL.into_iter().map(Attack::name).collect();
+        format!("one of these is expected: {}", names.join(", "))
+    })
+}
+
+/// Publish at a fixed rate beside the server's own work, and see whether the slowest publishes show it
+///
+/// In turn, in each run, on a server of its own: alone; with segments of 1 MiB and a queue that nobody consumes, so that
+/// segments are sealed and rewritten, and checkpoints taken, all the time; and while a consumer reads a backlog
+/// that is not in the page cache. The slowest thousandth of the publishes may take twice as long as alone. A run whose
+/// generator was itself late by more than 1 ms (p99) is refused: the default rate is one that two cores can keep.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  forebay-bench tail
+  forebay-bench tail --rate 10000 --seconds 30 --no-verdict --dir /mnt/disk
+  forebay-bench tail --runs 1 --seconds 1 --scale 0.01 --no-verdict
+
+Disk at scale 1: 5 GB.")]
+pub struct TailArgs {
+    #[command(flatten)]
+    pub server: OwnServer,
+    /// Messages a second
+    #[arg(long, default_value_t = RATE_DEFAULT, value_parser = clap::value_parser!(u64).range(4..=1_000_000))]
+    pub rate: u64,
+    /// Seconds of each phase that count
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub seconds: u64,
+    #[command(flatten)]
+    pub scale: Scale,
     #[command(flatten)]
     pub judged: Judged,
 }

@@ -15,7 +15,7 @@ use crate::report::Format;
 pub use curves::CurvesArgs;
 #[cfg(feature = "peers")]
 pub use judged::CompareArgs;
-pub use judged::{LimitsArgs, MemoryArgs, ReclaimArgs, RestartArgs};
+pub use judged::{AttackArgs, LimitsArgs, MemoryArgs, ReclaimArgs, RestartArgs, TailArgs};
 pub use load::{ConsumeArgs, ConsumeMode, FlowArgs, LatencyArgs, MixedArgs, PublishArgs, PublishMode};
 
 /// Of any run, however small.
@@ -45,6 +45,8 @@ pub enum Command {
     Memory(MemoryArgs),
     Reclaim(ReclaimArgs),
     Restart(RestartArgs),
+    Attack(AttackArgs),
+    Tail(TailArgs),
     Limits(LimitsArgs),
     Curves(CurvesArgs),
     #[cfg(feature = "peers")]

@@ -12,7 +12,7 @@ use crate::Failure;
 use crate::args::CurvesArgs;
 use crate::bodies::Bodies;
 use crate::consumers::{Consumers, Stream};
-use crate::fill::{Length, Load, all_done, batch_of, fill, same_body};
+use crate::fill::{Content, Length, Load, all_done, batch_of, fill, same_body};
 use crate::memory::rss::settled_kib;
 use crate::progress::Progress;
 use crate::report::Figures;
@@ -174,7 +174,8 @@ impl Case {
         let window = Window { start: Instant::now(), warm_up: Duration::ZERO, length: None };
         let consumers = Consumers::start(streams, window);
         let bodies = Bodies::new(&self.size.into());
-        let stamped = Box::new(move |number| bodies.stamped(number, window.start.elapsed()));
+        let stamped = move |number| bodies.stamped(number, window.start.elapsed());
+        let stamped = Content::Each(Box::new(stamped));
         let length = Length::Time(Duration::from_secs(args.seconds));
         let load = Load::new("publishing", names, stamped, 1, length);
         let permits = consumers.finished();

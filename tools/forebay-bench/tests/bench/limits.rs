@@ -1,6 +1,6 @@
 //! What the server is measured beside.
 
-use crate::support::{figure, json, verdicts};
+use crate::support::{bench, figure, json, verdicts};
 
 const SMALL: [&str; 6] = ["--runs", "1", "--seconds", "1", "--scale", "0.002"];
 
@@ -23,6 +23,33 @@ fn each_row_is_measured_beside_its_own() {
     assert!(value("batch_100_new_file_share") < 0.5, "files go around");
     assert!(report.get("limits").is_none());
     assert_eq!(report["summary"]["unary_64_ratio"]["median"], report["runs"][0]["unary_64_ratio"]);
+}
+
+#[test]
+fn attacks_are_chosen_and_judged_by_what_they_cost_an_honest_client() {
+    let arguments = ["attack", "ping-flood", "zero-window", "--runs", "1", "--seconds", "1"];
+    let report = json(&[&arguments[..], &["--no-verdict"]].concat());
+    for name in ["ping_flood", "zero_window"] {
+        let value = |what| figure(&report, 0, &format!("{name}_{what}"));
+        assert!(value("alone_p99_ms") > 0.0);
+        assert!((value("p99_ratio") - value("p99_ms") / value("alone_p99_ms")).abs() < 0.01);
+    }
+    let judged: Vec<String> = verdicts(&arguments).into_iter().map(|(figure, _)| figure).collect();
+    assert_eq!(judged, ["ping_flood_p99_ratio", "zero_window_p99_ratio"]);
+    assert_eq!(bench(&["attack", "unheard-of"]).status.code(), Some(2));
+}
+
+#[test]
+fn the_tail_is_measured_beside_the_servers_own_work_and_judged() {
+    let arguments = ["tail", "--rate", "4000", "--runs", "1", "--seconds", "1", "--scale", "0.01"];
+    let report = json(&[&arguments[..], &["--no-verdict"]].concat());
+    let value = |name: &str| figure(&report, 0, name);
+    assert!(value("upkeep_segments_rewritten") > 0.0);
+    assert!(value("cold_read_beside_mib_per_second") > 0.0);
+    for phase in ["upkeep", "cold"] {
+        let ratio = value(&format!("{phase}_p999_ms")) / value("alone_p999_ms");
+        assert!((value(&format!("{phase}_p999_ratio")) - ratio).abs() < 0.01);
+    }
 }
 
 #[test]

@@ -53,22 +53,10 @@ impl Fates {
         self.lock().values().filter(|fate| **fate == Fate::Gone).count() as u64
     }
 
-    /// Compares with the queues that are there, and deletes those of this client.
-    pub async fn verify(&self, history: &History, clients: &mut Clients) -> Result<(), Status> {
-        let parent = "namespaces/default".to_owned();
-        let mut request = ListQueuesRequest { parent, page_size: 1_000, ..ListQueuesRequest::default() };
-        let mut there = Vec::new();
-        loop {
-            let page = clients.queues.list_queues(request.clone()).await?.into_inner();
-            there.extend(page.queues.into_iter().map(|queue| queue.name));
-            if page.next_page_token.is_empty() {
-                break;
-            }
-            request.page_token = page.next_page_token;
-        }
-        there.retain(|name| name.contains(PREFIX));
+    /// Compares with the queues that are there, of all that this client makes.
+    pub fn verify(&self, history: &History, there: &[String]) {
         let mut fates = self.lock().clone();
-        for name in &there {
+        for name in there {
             match fates.remove(name.rsplit('/').next().unwrap_or_default()) {
                 Some(Fate::Exists | Fate::Unknown) => {}
                 Some(Fate::Gone) => history.unexpected(format!("{name} was deleted and is there")),
@@ -78,11 +66,27 @@ impl Fates {
         for (name, _) in fates.iter().filter(|(_, fate)| **fate == Fate::Exists) {
             history.unexpected(format!("{name} was made and is not there"));
         }
-        for name in there {
-            clients.queues.delete_queue(DeleteQueueRequest { name, ..DeleteQueueRequest::default() }).await?;
-        }
-        Ok(())
     }
+}
+
+/// Deletes all queues of this client, and gives their names.
+pub async fn clear(clients: &mut Clients) -> Result<Vec<String>, Status> {
+    let parent = "namespaces/default".to_owned();
+    let mut request = ListQueuesRequest { parent, page_size: 1_000, ..ListQueuesRequest::default() };
+    let mut there = Vec::new();
+    loop {
+        let page = clients.queues.list_queues(request.clone()).await?.into_inner();
+        there.extend(page.queues.into_iter().map(|queue| queue.name));
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    there.retain(|name| name.contains(PREFIX));
+    for name in there.iter().cloned() {
+        clients.queues.delete_queue(DeleteQueueRequest { name, ..DeleteQueueRequest::default() }).await?;
+    }
+    Ok(there)
 }
 
 impl Churner {

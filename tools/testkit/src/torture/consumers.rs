@@ -10,17 +10,21 @@ use forebay::proto::v1::{
     AckResult, AcknowledgeRequest, NackEntry, NackRequest, PullRequest, ReceivedMessage, SubscribeRequest,
     ack_result,
 };
+use forebay_checker::format::{Answer, Delivery, Ending, Event, How, Moment, Op, Settled};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Status;
 
-use super::history::{BodyHash, Delivery, Ending, Event, History, Mark, Moment, QueueName, Settled};
+use super::history::{History, QueueName, hash};
 use super::target::{ANSWER_WITHIN, Target, judge};
 use crate::payload::Random;
 use crate::{Clients, subscription};
 
 /// The shortest lease there is, so that those that are left run out.
 const LEASE: Duration = Duration::from_secs(1);
+const DRAIN_LEASE: Duration = Duration::from_secs(30);
+const RETRY_STEP_NS: u64 = 20_000_000;
+const LONG_RETRY_NS: u64 = 600_000_000;
 /// Messages that a stream may be ahead.
 const CREDIT: u64 = 24;
 
@@ -44,6 +48,23 @@ pub struct Consumer {
 struct Held {
     offset: u64,
     ack_id: String,
+    /// Its line in the history.
+    delivery: u64,
+}
+
+/// A consumer on a connection to a server, and the lease that it asks for.
+#[derive(Clone, Copy, Debug)]
+struct Session {
+    number: u64,
+    /// The server's life.
+    life: u64,
+    lease: Duration,
+}
+
+impl Session {
+    fn new(history: &History, life: u64, lease: Duration) -> Self {
+        Self { number: history.number(), life, lease }
+    }
 }
 
 impl Consumer {
@@ -62,7 +83,7 @@ impl Consumer {
 
     /// Pulls until the server goes away.
     async fn pull(&mut self, mut clients: Clients) -> Result<(), Status> {
-        let session = self.target.history.number();
+        let session = Session::new(&self.target.history, self.target.life(), LEASE);
         while !self.target.is_over() {
             let request = PullRequest {
                 subscription: subscription(&self.queue),
@@ -72,8 +93,8 @@ impl Consumer {
                 ..PullRequest::default()
             };
             let held = pull_once(&self.target.history, &mut clients, &self.queue, request, session).await?;
-            let endings = held.into_iter().filter_map(|held| Some((self.choose()?, held))).collect();
-            settle(&self.target.history, &mut clients, &self.queue, endings).await?;
+            let endings = self.choose_all(held);
+            settle(&self.target.history, &mut clients, &self.queue, session, endings).await?;
         }
         Ok(())
     }
@@ -86,7 +107,7 @@ impl Consumer {
             Open { subscription: subscription(&self.queue), lease: duration(LEASE), credit: Some(credit) };
         send(&sender, subscribe_request::Request::Open(open));
         let history = self.target.history.clone();
-        let session = history.number();
+        let session = Session::new(&history, self.target.life(), LEASE);
         // When each message that may still come was allowed to.
         let mut allowed = VecDeque::from([(CREDIT, history.now())]);
         let mut calls = HashSet::new();
@@ -96,16 +117,13 @@ impl Consumer {
             match response.response {
                 Some(subscribe_response::Response::Deliveries(deliveries)) => {
                     let count = deliveries.messages.len() as u64;
-                    let mut endings = Vec::new();
+                    let mut held = Vec::new();
                     for received in deliveries.messages {
-                        let sent_after = take_one(&mut allowed, &history);
-                        if let Some(held) = seen(&history, &self.queue, received, sent_after, session)
-                            && let Some(ending) = self.choose()
-                        {
-                            endings.push((ending, held));
-                        }
+                        let after = take_one(&mut allowed, &history);
+                        held.extend(seen(&history, &self.queue, received, after, session));
                     }
-                    stream_settle(&history, &self.queue, endings, &mut calls, &sender);
+                    let endings = self.choose_all(held);
+                    stream_settle(&history, &self.queue, session, endings, &mut calls, &sender);
                     allowed.push_back((count, history.now()));
                     send(&sender, subscribe_request::Request::Credit(Credit { messages: count, bytes: 0 }));
                 }
@@ -121,13 +139,19 @@ impl Consumer {
         Ok(())
     }
 
+    fn choose_all(&mut self, held: Vec<Held>) -> Vec<(How, Held)> {
+        held.into_iter().filter_map(|held| Some((self.choose()?, held))).collect()
+    }
+
     /// How to end a delivery; none: leave it until its lease runs out.
-    fn choose(&mut self) -> Option<Ending> {
+    fn choose(&mut self) -> Option<How> {
         match self.random.below(100) {
-            0..80 => Some(Ending::Ack),
-            80..88 => Some(Ending::Retry),
-            88..93 => Some(Ending::Release),
-            93..95 => Some(Ending::Reject),
+            0..80 => Some(How::Ack),
+            80..87 => Some(How::Retry { delay_ns: self.random.below(3) * RETRY_STEP_NS }),
+            // Long enough to be seen if it does not wait, and to be met by a kill.
+            87 => Some(How::Retry { delay_ns: LONG_RETRY_NS }),
+            88..93 => Some(How::Release),
+            93..95 => Some(How::Reject),
             _ => None,
         }
     }
@@ -138,23 +162,26 @@ pub async fn drain(
     history: &History,
     clients: &mut Clients,
     queue: &QueueName,
+    life: u64,
     patience: Duration,
 ) -> Result<bool, Status> {
     let start = std::time::Instant::now();
-    let session = history.number();
+    let session = Session::new(history, life, DRAIN_LEASE);
     while start.elapsed() < patience {
         let request = PullRequest {
             subscription: subscription(queue),
             max_messages: 500,
             wait: duration(Duration::from_millis(200)),
-            lease: duration(Duration::from_secs(30)),
+            lease: duration(DRAIN_LEASE),
             ..PullRequest::default()
         };
         let held = pull_once(history, clients, queue, request, session).await?;
         if held.is_empty() && backlog(clients, queue).await? == 0 {
+            history.record(Event::Waiting { queue: queue.to_string(), ranges: Vec::new() });
             return Ok(true);
         }
-        settle(history, clients, queue, held.into_iter().map(|held| (Ending::Ack, held)).collect()).await?;
+        let endings = held.into_iter().map(|held| (How::Ack, held)).collect();
+        settle(history, clients, queue, session, endings).await?;
     }
     Ok(false)
 }
@@ -170,19 +197,16 @@ async fn pull_once(
     clients: &mut Clients,
     queue: &QueueName,
     request: PullRequest,
-    session: u64,
+    session: Session,
 ) -> Result<Vec<Held>, Status> {
-    let sent_after = history.now();
+    let after = history.now();
     let pulled = tokio::time::timeout(ANSWER_WITHIN, clients.messages.pull(request)).await;
     let Ok(pulled) = pulled else {
         history.unexpected(format!("{queue}: a pull was not answered in time"));
         return Ok(Vec::new());
     };
     let messages = pulled?.into_inner().messages;
-    Ok(messages
-        .into_iter()
-        .filter_map(|received| seen(history, queue, received, sent_after, session))
-        .collect())
+    Ok(messages.into_iter().filter_map(|received| seen(history, queue, received, after, session)).collect())
 }
 
 /// Records a delivery.
@@ -190,8 +214,8 @@ fn seen(
     history: &History,
     queue: &QueueName,
     received: ReceivedMessage,
-    sent_after: Moment,
-    session: u64,
+    after: Moment,
+    session: Session,
 ) -> Option<Held> {
     let Some(message) = received.message else {
         history.unexpected(format!("{queue}: a delivery without a message"));
@@ -201,18 +225,22 @@ fn seen(
     let id = message.attributes.get("id").and_then(|id| id.parse().ok()).unwrap_or(0);
     let origin = message.dead_letter.map(|letter| {
         let name = letter.queue.rsplit('/').next().unwrap_or_default();
-        (QueueName::from(name), letter.offset)
+        (name.to_owned(), letter.offset)
     });
-    history.record(Event::Delivered(Delivery {
-        queue: queue.clone(),
+    let delivery = history.record(Event::Delivered(Delivery {
+        queue: queue.to_string(),
         offset: message.offset,
-        mark: Mark { id, hash: BodyHash::of(&message.body) },
+        id,
+        length: message.body.len() as u32,
+        hash: hash(&message.body),
         attempt: received.attempt,
-        sent_after,
-        session,
+        after,
+        lease_ns: session.lease.as_nanos() as u64,
+        session: session.number,
+        life: session.life,
         origin,
     }));
-    Some(Held { offset: message.offset, ack_id: received.ack_id })
+    Some(Held { offset: message.offset, ack_id: received.ack_id, delivery })
 }
 
 /// Ends deliveries by single calls, those that are acknowledged apart from the others.
@@ -220,20 +248,20 @@ async fn settle(
     history: &History,
     clients: &mut Clients,
     queue: &QueueName,
-    endings: Vec<(Ending, Held)>,
+    session: Session,
+    endings: Vec<(How, Held)>,
 ) -> Result<(), Status> {
-    let (acked, others): (Vec<_>, Vec<_>) = endings.into_iter().partition(|(e, _)| *e == Ending::Ack);
+    let (acked, others): (Vec<_>, Vec<_>) = endings.into_iter().partition(|(how, _)| *how == How::Ack);
     if !acked.is_empty() {
-        let call = invoked(history, queue, &acked);
+        let call = invoked(history, queue, session, &acked);
         let ack_ids = acked.into_iter().map(|(_, held)| held.ack_id).collect();
         let request = AcknowledgeRequest { subscription: subscription(queue), ack_ids };
         let answer = clients.messages.acknowledge(request).await.map(|answer| answer.into_inner().results);
         settled(history, call, answer)?;
     }
     if !others.is_empty() {
-        let call = invoked(history, queue, &others);
-        let entries =
-            others.into_iter().enumerate().map(|(n, (ending, held))| entry(n, ending, held)).collect();
+        let call = invoked(history, queue, session, &others);
+        let entries = others.into_iter().map(|(how, held)| entry(how, held)).collect();
         let request = NackRequest { subscription: subscription(queue), entries };
         let answer = clients.messages.nack(request).await.map(|answer| answer.into_inner().results);
         settled(history, call, answer)?;
@@ -241,41 +269,45 @@ async fn settle(
     Ok(())
 }
 
-fn invoked(history: &History, queue: &QueueName, endings: &[(Ending, Held)]) -> u64 {
-    let call = history.number();
-    let endings = endings.iter().map(|(ending, held)| (held.offset, *ending)).collect();
-    history.record(Event::SettleInvoked { call, queue: queue.clone(), endings });
-    call
+fn invoked(history: &History, queue: &QueueName, session: Session, endings: &[(How, Held)]) -> u64 {
+    let ending =
+        |(how, held): &(How, Held)| Ending { offset: held.offset, delivery: held.delivery, how: *how };
+    let endings = endings.iter().map(ending).collect();
+    history.invoke(Op::Settle { queue: queue.to_string(), life: session.life, endings })
 }
 
 fn settled(history: &History, call: u64, answer: Result<Vec<AckResult>, Status>) -> Result<(), Status> {
-    let (outcomes, failed) = match answer {
-        Ok(results) => (Some(results.iter().map(outcome).collect()), Ok(())),
-        Err(status) => (None, Err(status)),
+    let (event, failed) = match answer {
+        Ok(results) => {
+            let results = results.iter().map(outcome).collect();
+            (Event::Ok { call, answer: Answer::Settled { results } }, Ok(()))
+        }
+        Err(status) => (Event::Unknown { call }, Err(status)),
     };
-    history.record(Event::SettleEnded { call, outcomes });
+    history.record(event);
     failed
 }
 
 fn stream_settle(
     history: &History,
     queue: &QueueName,
-    endings: Vec<(Ending, Held)>,
+    session: Session,
+    endings: Vec<(How, Held)>,
     calls: &mut HashSet<u64>,
     sender: &UnboundedSender<SubscribeRequest>,
 ) {
-    let (acked, others): (Vec<_>, Vec<_>) = endings.into_iter().partition(|(e, _)| *e == Ending::Ack);
+    let (acked, others): (Vec<_>, Vec<_>) = endings.into_iter().partition(|(how, _)| *how == How::Ack);
     for endings in [acked, others] {
         if endings.is_empty() {
             continue;
         }
-        let correlation_id = invoked(history, queue, &endings);
+        let correlation_id = invoked(history, queue, session, &endings);
         calls.insert(correlation_id);
         let mut acks = Acks { correlation_id, ..Acks::default() };
-        for (n, (ending, held)) in endings.into_iter().enumerate() {
-            match ending {
-                Ending::Ack => acks.ack_ids.push(held.ack_id),
-                other => acks.nacks.push(entry(n, other, held)),
+        for (how, held) in endings {
+            match how {
+                How::Ack => acks.ack_ids.push(held.ack_id),
+                other => acks.nacks.push(entry(other, held)),
             }
         }
         send(sender, subscribe_request::Request::Acks(acks));
@@ -287,8 +319,8 @@ fn stream_settled(history: &History, results: AckResults, calls: &mut HashSet<u6
     if !calls.remove(&call) {
         return history.unexpected(format!("results of acks {call}, which were not sent or are answered"));
     }
-    let outcomes = results.acks.iter().chain(&results.nacks).map(outcome).collect();
-    history.record(Event::SettleEnded { call, outcomes: Some(outcomes) });
+    let results = results.acks.iter().chain(&results.nacks).map(outcome).collect();
+    history.record(Event::Ok { call, answer: Answer::Settled { results } });
 }
 
 /// When the next message of a stream was allowed to be sent, at the latest.
@@ -301,18 +333,18 @@ fn take_one(allowed: &mut VecDeque<(u64, Moment)>, history: &History) -> Moment 
         allowed.pop_front();
     }
     history.unexpected("a stream got more messages than it had credit for");
-    0
+    Moment { i: 0, t: 0 }
 }
 
-fn entry(n: usize, ending: Ending, held: Held) -> NackEntry {
-    let ending = match ending {
-        Ending::Retry => {
-            let delay = duration(Duration::from_millis(n as u64 % 3 * 20));
+fn entry(how: How, held: Held) -> NackEntry {
+    let ending = match how {
+        How::Retry { delay_ns } => {
+            let delay = duration(Duration::from_nanos(delay_ns));
             nack_entry::Ending::Retry(Retry { delay, ..Retry::default() })
         }
-        Ending::Release => nack_entry::Ending::Release(Release {}),
-        Ending::Reject => nack_entry::Ending::Reject(Reject { error: "not wanted".to_owned() }),
-        Ending::Ack => unreachable!("acks have a list of their own"),
+        How::Release => nack_entry::Ending::Release(Release {}),
+        How::Reject => nack_entry::Ending::Reject(Reject { error: "not wanted".to_owned() }),
+        How::Ack | How::Extend { .. } => unreachable!("they have lists of their own"),
     };
     NackEntry { ack_id: held.ack_id, ending: Some(ending) }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::history::{Event, Published, Settled};
+use forebay_checker::Report;
 
 /// What happened, in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub struct Figures {
     pub restarts: u64,
     /// Messages whose publish was answered.
     pub acknowledged: u64,
-    /// Publish attempts without a clear answer.
+    /// Calls without a clear answer.
     pub unknown: u64,
     pub deliveries: u64,
     /// Of these, not the first of their message.
@@ -32,24 +32,14 @@ pub struct Figures {
 
 impl Figures {
     /// Adds up what the history tells.
-    pub fn count(&mut self, events: &[Event]) {
-        for event in events {
-            match event {
-                Event::PublishEnded { outcome: Published::Stored(offsets), .. } => {
-                    self.acknowledged += offsets.len() as u64;
-                }
-                Event::PublishEnded { outcome: Published::Unknown, .. } => self.unknown += 1,
-                Event::Delivered(delivery) => {
-                    self.deliveries += 1;
-                    self.redeliveries += u64::from(delivery.attempt > 1);
-                }
-                Event::SettleEnded { outcomes: Some(outcomes), .. } => {
-                    self.acks += outcomes.iter().filter(|settled| **settled == Settled::Ok).count() as u64;
-                }
-                Event::PurgeEnded { done: true, .. } => self.purges += 1,
-                _ => {}
-            }
-        }
+    pub fn count(&mut self, report: &Report) {
+        self.acknowledged += report.acknowledged;
+        self.unknown += report.unknown;
+        self.deliveries += report.deliveries;
+        self.redeliveries += report.redeliveries;
+        self.acks += report.endings;
+        self.purges += report.purges;
+        self.violations += report.broken();
     }
 }
 

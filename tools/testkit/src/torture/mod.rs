@@ -1,13 +1,12 @@
-//! Clients that work while the server dies, a history of what they were told, and a judge of it.
+//! Clients that work while the server dies, and a history of what they were told; `forebay-checker` judges it.
 //!
 //! ```text
 //!   Crew: publishers, consumers ──▶ server ── killed, started, killed …
 //!     │ records each call before it is sent, and its end
 //!     ▼
-//!   History ──▶ checker::check, after a last start and a drain of every queue
+//!   History ──▶ run::judge, after a last start and a drain of every queue
 //! ```
 
-pub mod checker;
 pub mod churn;
 pub mod consumers;
 pub mod figures;
@@ -15,6 +14,7 @@ pub mod history;
 pub mod kill_loop;
 pub mod publishers;
 pub mod purges;
+pub mod run;
 pub mod target;
 
 use std::sync::Arc;
@@ -26,9 +26,10 @@ use tokio::task::JoinSet;
 use tonic::Status;
 
 use crate::payload::Random;
-use crate::{Clients, Server, queue};
+use crate::{Clients, queue};
 use churn::{Churner, Fates};
 use consumers::{Consumer, Way};
+use forebay_checker::format::Event;
 use history::{History, QueueName};
 use publishers::Publisher;
 use purges::Purger;
@@ -42,8 +43,10 @@ pub const STAMPED: &str = "stamped";
 pub const SHARED: [&str; 2] = ["shared-a", "shared-b"];
 /// A publisher with stamps, a pulling consumer, and somebody who purges it.
 pub const PURGED: &str = "purged";
+/// A publisher, and nobody who consumes: what is lost of it is missed in the end.
+pub const HOARDED: &str = "hoarded";
 /// The queues of a crew that are there from beginning to end.
-const QUEUES: [&str; 5] = [PLAIN, STAMPED, SHARED[0], SHARED[1], PURGED];
+const QUEUES: [&str; 6] = [PLAIN, STAMPED, SHARED[0], SHARED[1], PURGED, HOARDED];
 /// Queues that have one consumer at a time.
 pub const ONE_CONSUMER: [&str; 2] = [PLAIN, STAMPED];
 
@@ -65,6 +68,9 @@ pub struct Crew {
 impl Crew {
     /// Nobody yet. The seed is also in the names of producers: two crews on one server need two.
     pub fn new(history: Arc<History>, seed: u64) -> Self {
+        for name in ONE_CONSUMER {
+            history.record(Event::Queue { queue: name.to_owned(), one_consumer: true, exactly_once: false });
+        }
         let (phase, _) = watch::channel(Phase::Down);
         Self {
             history,
@@ -88,10 +94,11 @@ impl Crew {
         self.tasks.spawn(purger.run());
     }
 
-    /// Everybody else: 8 publishers, 6 consumers, 4 queues.
+    /// Everybody else: 9 publishers, 6 consumers, 5 queues.
     pub fn start_all(&mut self) {
         self.publisher(PLAIN, None, 20);
         self.publisher(STAMPED, Some("alone"), 20);
+        self.publisher(HOARDED, Some("hoarder"), 2);
         self.consumer(PLAIN, Way::Pull);
         self.consumer(STAMPED, Way::Subscribe);
         for name in SHARED {
@@ -125,8 +132,8 @@ impl Crew {
     }
 
     /// Tells everybody where the server is.
-    pub fn up(&self, run: u64, server: &Server) {
-        self.phase.send_replace(Phase::Up { run, address: server.grpc.clone() });
+    pub fn up(&self, run: u64, address: &str) {
+        self.phase.send_replace(Phase::Up { run, address: address.to_owned() });
     }
 
     /// Tells everybody that there is no server.
@@ -157,22 +164,33 @@ pub async fn create_queues(clients: &mut Clients) -> Result<(), Status> {
     Ok(())
 }
 
-/// Drains every queue there is, those of dead letters last.
-pub async fn drain_all(history: &History, clients: &mut Clients) -> Result<(), Status> {
+/// Drains every queue there is in a life of the server, all at one time, those of dead letters when the others are
+/// empty.
+pub async fn drain_all(history: &Arc<History>, clients: &mut Clients, life: u64) -> Result<(), Status> {
     let request =
         ListQueuesRequest { parent: "namespaces/default".to_owned(), ..ListQueuesRequest::default() };
     let queues = clients.queues.list_queues(request).await?.into_inner().queues;
-    let mut names: Vec<QueueName> =
+    let names: Vec<QueueName> =
         queues.iter().map(|queue| queue.name.rsplit('/').next().unwrap_or_default().into()).collect();
     for expected in QUEUES {
         if !names.iter().any(|name| **name == *expected) {
             history.unexpected(format!("queue {expected} is gone"));
         }
     }
-    names.sort_by_key(|name| name.ends_with("-dead"));
-    for name in names {
-        if !consumers::drain(history, clients, &name, DRAIN_WITHIN).await? {
-            history.unexpected(format!("queue {name} did not run empty within {DRAIN_WITHIN:?}"));
+    let (dead, living): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| name.ends_with("-dead"));
+    for names in [living, dead] {
+        let mut drains = JoinSet::new();
+        for name in names {
+            let (history, mut clients) = (history.clone(), clients.clone());
+            drains.spawn(async move {
+                if !consumers::drain(&history, &mut clients, &name, life, DRAIN_WITHIN).await? {
+                    history.unexpected(format!("queue {name} did not run empty within {DRAIN_WITHIN:?}"));
+                }
+                Ok(())
+            });
+        }
+        while let Some(drained) = drains.join_next().await {
+            drained.unwrap_or_else(|error| Err(Status::internal(format!("a drain failed: {error}"))))?;
         }
     }
     Ok(())

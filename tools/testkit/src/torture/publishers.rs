@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use forebay::proto::v1::{Message, Producer, PublishRequest};
+use forebay_checker::format::{self, Answer, Event, Op};
 
-use super::history::{Attempt, BodyHash, Event, Mark, Published, QueueName};
+use super::history::{QueueName, hash};
 use super::target::{ANSWER_WITHIN, Failure, Target};
 use crate::payload::Random;
 use crate::queue;
@@ -25,8 +26,16 @@ pub struct Publisher {
     pub random: Random,
 }
 
+/// How an attempt to publish ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Published {
+    Stored,
+    Refused,
+    Unknown,
+}
+
 struct Request {
-    marks: Vec<Mark>,
+    marks: Vec<format::Message>,
     message: PublishRequest,
 }
 
@@ -54,7 +63,7 @@ impl Publisher {
             let Some(outcome) = self.attempt(request).await else { return false };
             let again = match outcome {
                 // Now and then a publisher does not know that it was answered.
-                Published::Stored(_) => self.producer.is_some() && self.random.below(30) == 0,
+                Published::Stored => self.producer.is_some() && self.random.below(30) == 0,
                 Published::Refused => true,
                 Published::Unknown => self.producer.is_some() || self.random.below(2) == 0,
             };
@@ -67,30 +76,29 @@ impl Publisher {
     async fn attempt(&mut self, request: &Request) -> Option<Published> {
         let mut clients = self.target.clients().await?;
         let history = self.target.history.clone();
-        let attempt = history.number();
-        history.record(Event::PublishInvoked(Attempt {
-            attempt,
-            queue: self.queue.clone(),
-            messages: request.marks.clone(),
+        let call = history.invoke(Op::Publish {
+            queue: self.queue.to_string(),
             stamped: self.producer.is_some(),
-        }));
+            messages: request.marks.clone(),
+        });
         let answer =
             tokio::time::timeout(ANSWER_WITHIN, clients.messages.publish(request.message.clone())).await;
-        let outcome = match answer {
+        let (event, outcome) = match answer {
             Ok(Ok(response)) => {
                 let results = response.into_inner().results;
-                Published::Stored(results.into_iter().map(|result| result.offset).collect())
+                let offsets = results.into_iter().map(|result| result.offset).collect();
+                (Event::Ok { call, answer: Answer::Stored { offsets } }, Published::Stored)
             }
             Ok(Err(status)) => match self.target.failed("publish", &status).await {
-                Failure::Refused => Published::Refused,
-                Failure::Unknown => Published::Unknown,
+                Failure::Refused => (Event::Fail { call }, Published::Refused),
+                Failure::Unknown => (Event::Unknown { call }, Published::Unknown),
             },
             Err(_) => {
                 history.unexpected("a publish was not answered in time");
-                Published::Unknown
+                (Event::Unknown { call }, Published::Unknown)
             }
         };
-        history.record(Event::PublishEnded { attempt, outcome: outcome.clone() });
+        history.record(event);
         Some(outcome)
     }
 
@@ -106,9 +114,9 @@ impl Publisher {
             }
             left -= size;
             let body = self.random.bytes(size);
-            let mark = Mark { id: self.target.history.number(), hash: BodyHash::of(&body) };
-            messages.push(message(mark.id, body));
-            marks.push(mark);
+            let id = self.target.history.number();
+            marks.push(format::Message { id, length: size as u32, hash: hash(&body), key: None });
+            messages.push(message(id, body));
         }
         let producer = self.producer.clone().map(|producer_id| Producer { producer_id, epoch, sequence });
         let message = PublishRequest { queue: queue(&self.queue), messages, producer, ..Default::default() };

@@ -57,13 +57,19 @@ impl Target {
                 Phase::Over => return None,
                 Phase::Up { run, address } => {
                     let connected = self.connected.take().filter(|(to, _)| *to == run);
-                    let (_, clients) =
-                        self.connected.insert(connected.unwrap_or_else(|| (run, Clients::of(&address))));
+                    let (_, clients) = self
+                        .connected
+                        .insert(connected.unwrap_or_else(|| (run, Clients::watchful(&address))));
                     return Some(clients.clone());
                 }
                 Phase::Down => self.phase.changed().await.ok()?,
             }
         }
+    }
+
+    /// The life of the server that the last connection is to.
+    pub fn life(&self) -> u64 {
+        self.connected.as_ref().map_or(0, |(run, _)| *run)
     }
 
     pub fn is_over(&self) -> bool {
@@ -93,6 +99,8 @@ pub fn judge(history: &History, call: &str, status: &Status) -> Failure {
     match (status.code(), info.reason.as_str()) {
         (Code::Unavailable, "LOG_STOPPED") => Failure::Unknown,
         (Code::Unavailable, "DRAINING") | (Code::ResourceExhausted, "MEMORY_BUDGET") => Failure::Refused,
+        (Code::ResourceExhausted, reason) if history.tolerates(reason) => Failure::Refused,
+        (_, reason) if history.tolerates(reason) => Failure::Unknown,
         _ => {
             history.unexpected(format!("{call}: {status} ({})", info.reason));
             Failure::Unknown

@@ -38,14 +38,24 @@ const POLL: Duration = Duration::from_millis(50);
 /// How long nothing may move.
 const STALLED_AFTER: Duration = Duration::from_secs(60);
 
+/// A small trial.
+pub const SCALE_DEFAULT: f64 = 0.01;
+
 pub fn run(scale: f64) -> Result<(), String> {
-    let group = match Cgroup::make(LIMIT_BYTES) {
-        Ok(group) => group,
-        Err(why) => {
-            println!("skipped: {why}");
-            return if std::env::var_os("CI").is_some() { Err("skipped in CI".to_owned()) } else { Ok(()) };
-        }
-    };
+    match unavailable() {
+        Some(why) => crate::shell::skip(&why),
+        None => crate::runtime()?.block_on(trial(scale)).map(drop),
+    }
+}
+
+/// Why the kernel cannot limit memory here.
+pub fn unavailable() -> Option<String> {
+    Cgroup::make(LIMIT_BYTES).err()
+}
+
+/// What became of the messages, if the limit was kept and none was lost.
+pub async fn trial(scale: f64) -> Result<Arc<Ledger>, String> {
+    let group = Cgroup::make(LIMIT_BYTES)?;
     let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
     let messages = (BACKLOG_BYTES * scale / BODY_BYTES as f64).ceil().max(PRODUCERS as f64) as u64;
     let consumers = ((CONSUMERS_MAX as f64 * scale * 10.0) as usize).clamp(CONSUMERS_MIN, CONSUMERS_MAX);
@@ -56,7 +66,8 @@ pub fn run(scale: f64) -> Result<(), String> {
         messages,
         ledger: Arc::new(Ledger::new(messages)),
     };
-    crate::runtime()?.block_on(trial.run())
+    trial.run().await?;
+    Ok(trial.ledger)
 }
 
 struct Trial {
@@ -102,8 +113,8 @@ impl Trial {
 
     fn start(&self) -> Result<Watched, String> {
         let options = ServerOptions { wrapper: self.group.wrapper(), ..ServerOptions::default() };
-        let server = tokio::task::block_in_place(|| Server::try_start(&self.data, &options))
-            .map_err(|stderr| format!("the server did not start:\n{stderr}{}", self.killed()))?;
+        let server =
+            Server::start_or_tell(&self.data, &options).map_err(|why| format!("{why}{}", self.killed()))?;
         Ok(Watched { server, dawdlers: JoinSet::new() })
     }
 

@@ -1,0 +1,128 @@
+//! The bytes of a connection on their way to and from HTTP/2, looked at as they pass.
+//!
+//! 1. A client that takes longer than [`PRESSING_MAX`] for its preface and first frame, or for the headers of a request,
+//!    is cut off, however many bytes come meanwhile.
+//! 2. So is one that floods ([`super::frames`]).
+//!
+//! Other halves of frames end by the keepalive of HTTP/2: a client in the middle of one cannot answer it.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
+
+use super::frames::{Flood, Frames};
+use super::places::Place;
+use crate::observe::connections::{Connections, Cut};
+use crate::planted;
+
+/// How long a client may take for its preface and first frame, or for the headers of a request.
+pub const PRESSING_MAX: Duration = Duration::from_secs(10);
+
+/// A client took too long for its preface or for the headers of a request.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the preface, or the headers of a request, did not come within {} s", PRESSING_MAX.as_secs())]
+pub struct TooSlow;
+
+/// A connection that has a place. See the module's header.
+pub struct Guarded {
+    io: TcpStream,
+    frames: Frames,
+    /// While something must not take long.
+    deadline: Option<Pin<Box<Sleep>>>,
+    figures: Connections,
+    _place: Place,
+}
+
+impl Guarded {
+    pub fn new(io: TcpStream, place: Place, figures: Connections) -> Self {
+        let deadline = Some(Box::pin(sleep(PRESSING_MAX)));
+        Self { io, frames: Frames::new(), deadline, figures, _place: place }
+    }
+
+    fn cut(&self, cut: Cut, why: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+        self.figures.cut(cut);
+        io::Error::other(why)
+    }
+
+    /// Bytes have come.
+    fn came(&mut self, bytes: &[u8]) -> Result<(), Flood> {
+        let before = self.frames.pressing();
+        self.frames.came(bytes)?;
+        let now = self.frames.pressing();
+        // One header block may end and the next one begin in one read: each has its own time.
+        if now != before {
+            self.deadline = now.map(|_| Box::pin(sleep(PRESSING_MAX)));
+        }
+        Ok(())
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        let mut cut = None;
+        if read.is_ready()
+            && let Err(flood) = self.came(&buf.filled()[before..])
+            && !planted::bug("floods-endured")
+        {
+            cut = Some(self.cut(Cut::Flood, flood));
+        } else if let Some(deadline) = &mut self.deadline
+            // Also after bytes have come: one at a time must not put the end off.
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            cut = Some(self.cut(Cut::TooSlow, TooSlow));
+        }
+        match cut {
+            Some(error) => {
+                // Who fails has read nothing.
+                buf.set_filled(before);
+                Poll::Ready(Err(error))
+            }
+            None => read,
+        }
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.io).poll_write(cx, buf);
+        if let Poll::Ready(Ok(bytes)) = &wrote {
+            self.frames.wrote(*bytes);
+        }
+        wrote
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        if let Poll::Ready(Ok(bytes)) = &wrote {
+            self.frames.wrote(*bytes);
+        }
+        wrote
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
