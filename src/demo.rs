@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use forebay::client::is_retryable;
 use forebay::proto::v1::message_service_client::MessageServiceClient;
 use forebay::proto::v1::queue_service_client::QueueServiceClient;
 use forebay::proto::v1::{
@@ -122,17 +123,12 @@ async fn publish(channel: Channel, publisher: u64, run: Arc<Run>) -> Result<u64,
                     run.answered.fetch_add(1, Ordering::Relaxed);
                     break;
                 }
-                Err(status) if may_retry(&status) => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(status) if is_retryable(&status) => tokio::time::sleep(Duration::from_millis(20)).await,
                 Err(status) => return Err(status.into()),
             }
         }
     }
     Ok(sequence)
-}
-
-/// A broken connection shows as UNAVAILABLE, or as UNKNOWN or CANCELLED when it breaks under a call.
-fn may_retry(status: &tonic::Status) -> bool {
-    matches!(status.code(), tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled)
 }
 
 /// Takes and acknowledges everything; gives the bodies in order of delivery.
@@ -144,7 +140,7 @@ async fn consume(channel: Channel) -> Result<Vec<bytes::Bytes>, Failure> {
             PullRequest { subscription: SUBSCRIPTION.to_owned(), max_messages: 1000, ..Default::default() };
         let messages = match client.pull(request).await {
             Ok(response) => response.into_inner().messages,
-            Err(status) if may_retry(&status) => continue,
+            Err(status) if is_retryable(&status) => continue,
             Err(status) => return Err(status.into()),
         };
         if messages.is_empty() {

@@ -81,6 +81,7 @@ pub use consumer::{Consumer, ConsumerOptions, Delivery, Ending};
 pub use error::{ClientError, Refused};
 pub use lease::Lease;
 pub use publisher::{Publisher, Receipt};
+pub use retry::{is_lost_connection, is_retryable};
 
 /// How long one attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

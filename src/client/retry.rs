@@ -16,9 +16,13 @@ pub fn is_retryable(status: &Status) -> bool {
     status.code() == Code::Unavailable || retry_delay(status).is_some() || is_lost_connection(status)
 }
 
-/// The server explains each of its errors; what has no details was made on the way to it or back.
-fn is_lost_connection(status: &Status) -> bool {
-    status.details().is_empty() && matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled)
+/// Whether an error was made on the way to the server or back: the request may have been carried out.
+///
+/// The server explains each of its errors; one without details is the client library's own, which has these codes
+/// for a connection that could not be made or broke (INTERNAL where the server said that it was its last).
+pub fn is_lost_connection(status: &Status) -> bool {
+    status.details().is_empty()
+        && matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled)
 }
 
 fn retry_delay(status: &Status) -> Option<Duration> {
@@ -71,7 +75,8 @@ mod tests {
         };
         let delayed = ErrorDetails::with_retry_info(Some(Duration::from_secs(1)));
         let delayed = Status::with_error_details(Code::ResourceExhausted, "", delayed);
-        for retried in [explained(Code::Unavailable), delayed, Status::unknown("broken pipe")] {
+        let last = Status::internal("h2 protocol error: NO_ERROR");
+        for retried in [explained(Code::Unavailable), delayed, Status::unknown("broken pipe"), last] {
             assert!(is_retryable(&retried), "{retried:?}");
         }
         for code in [Code::Internal, Code::ResourceExhausted, Code::Aborted, Code::Unknown] {

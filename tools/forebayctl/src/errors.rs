@@ -5,6 +5,7 @@
 
 use std::io::{self, Write};
 
+use forebay::client::is_lost_connection;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -58,7 +59,7 @@ impl CtlError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
-            Self::Rpc(status) if is_transport(status) => 6,
+            Self::Rpc(status) if is_lost_connection(status) => 6,
             Self::Rpc(status) => match status.code() {
                 Code::NotFound => 3,
                 Code::AlreadyExists | Code::Aborted | Code::FailedPrecondition => 4,
@@ -79,7 +80,7 @@ impl CtlError {
     /// What to do, where the message does not say it.
     pub fn hint(&self, server: &str) -> Option<String> {
         let Self::Rpc(status) = self else { return None };
-        if is_transport(status) || status.code() == Code::DeadlineExceeded {
+        if is_lost_connection(status) || status.code() == Code::DeadlineExceeded {
             return Some(format!(
                 "is a Forebay server listening at {server}? Choose another with --server or FOREBAY_SERVER"
             ));
@@ -99,12 +100,6 @@ pub fn note(text: &str) {
     let _ = writeln!(io::stderr(), "forebayctl: {text}");
 }
 
-/// Whether the error was made on the way and not by the server; the request may have been carried out.
-pub fn is_transport(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled)
-        && reason(status).is_none()
-}
-
 /// The stable reason that the server gave.
 pub fn reason(status: &Status) -> Option<String> {
     status.get_details_error_info().map(|info| info.reason).filter(|reason| !reason.is_empty())
@@ -117,7 +112,7 @@ pub fn retry_delay(status: &Status) -> Option<std::time::Duration> {
 
 fn rpc_text(status: &Status) -> String {
     let code = status_name(status.code());
-    let message = if is_transport(status) { innermost(status) } else { status.message().to_owned() };
+    let message = if is_lost_connection(status) { innermost(status) } else { status.message().to_owned() };
     // One line, whatever the message holds.
     let message = message.replace(|c: char| c.is_control(), " ");
     match reason(status) {

@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
+use forebay::client;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use crate::errors::{is_transport, retry_delay};
+use crate::errors::retry_delay;
 
 const FIRST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(2);
@@ -16,9 +17,7 @@ const LONGEST: Duration = Duration::from_secs(2);
 /// Whether trying again can help.
 pub fn is_retryable(status: &Status) -> bool {
     // A deadline of this client passed without an answer; what it asks for may be done twice without harm.
-    is_transport(status)
-        || matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
-        || retry_delay(status).is_some()
+    client::is_retryable(status) || status.code() == Code::DeadlineExceeded
 }
 
 /// The waits of one thing that is tried again until it succeeds or its time is over.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use forebay::client::is_lost_connection;
 use tokio::sync::watch;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -88,9 +89,7 @@ impl Target {
 pub fn judge(history: &History, call: &str, status: &Status) -> Failure {
     let Some(info) = status.get_details_error_info() else {
         history.told("NO_CONNECTION");
-        let broken =
-            matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled);
-        if !broken {
+        if !is_lost_connection(status) {
             history.unexpected(format!("{call}: {status}"));
         }
         return Failure::Unknown;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use forebay::client::is_lost_connection;
 use forebay::proto::v1::subscribe_request::{Acks, Credit, Open, Request as Up};
 use forebay::proto::v1::subscribe_response::{Deliveries, Response as Down};
 use forebay::proto::v1::{Message, PublishRequest, SubscribeRequest, SubscribeResponse};
@@ -36,7 +37,7 @@ pub async fn produce(ledger: Arc<Ledger>, address: watch::Receiver<String>) -> R
                     ledger.refused.fetch_add(1, Ordering::Relaxed);
                     tokio::time::sleep(delay).await;
                 }
-                None if is_kill(&status) => {
+                None if is_lost_connection(&status) => {
                     ledger.unknown.fetch_add(1, Ordering::Relaxed);
                     tokio::time::sleep(REST).await;
                     clients = Clients::of(&address.borrow());
@@ -57,11 +58,6 @@ fn refusal(status: &Status) -> Option<Duration> {
         return None;
     }
     details.retry_info()?.retry_delay
-}
-
-/// Whether an error is what a client sees of a server that is killed, or not there.
-fn is_kill(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal)
 }
 
 /// How a consumer is slow.
