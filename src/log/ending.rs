@@ -306,9 +306,12 @@ pub fn rewrite_last_frame(recovery: &Recovery<'_>) -> Result<(), LogError> {
     let mut bytes = vec![0; (end - from) as usize];
     let file = &recovery.current.file;
     file.read_at(&mut bytes, from)?;
-    let header_at = (last.position - from) as usize;
-    let copy_at = bytes.len() - FRAME_TRAILER_BYTES;
-    bytes.copy_within(header_at..header_at + FRAME_HEADER_BYTES, copy_at);
+    // None if no frame of the segment was good.
+    if last.length > 0 {
+        let header_at = (last.position - from) as usize;
+        let copy_at = bytes.len() - FRAME_TRAILER_BYTES;
+        bytes.copy_within(header_at..header_at + FRAME_HEADER_BYTES, copy_at);
+    }
     file.write_at(&mut [IoSlice::new(&bytes)], from)?;
     Ok(file.sync_data()?)
 }

@@ -25,7 +25,7 @@ use super::windows::{Window, Windows};
 use crate::observe::connections::Cut;
 
 /// Most streams of a connection at one time.
-const STREAMS_MAX: u32 = 1_024;
+const STREAMS_MAX: u32 = 256;
 /// Largest frames: a stream's window, within what the protocol allows and what is worth it.
 const FRAME_BYTES_MIN: u32 = 16 << 10;
 const FRAME_BYTES_MAX: u32 = 256 << 10;

@@ -1,8 +1,9 @@
 //! Connections as they come in, over loopback.
 
 use std::io;
+use std::pin::Pin;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpSocket;
 
 use super::*;
@@ -121,6 +122,26 @@ async fn one_that_has_begun_may_be_silent() {
     let mut bytes = vec![0; PREFACE.len() + SETTINGS.len()];
     connection.read_exact(&mut bytes).await.unwrap();
     assert!(tokio::time::timeout(100 * PRESSING_MAX, connection.read_u8()).await.is_err());
+}
+
+#[tokio::test]
+async fn who_begins_many_requests_lets_others_have_their_turn() {
+    let (mut client, mut connection) = pair().await;
+    let sent = [PREFACE, SETTINGS, &[0, 0, 0, 1, 4, 0, 0, 0, 1].repeat(1_000)].concat();
+    client.write_all(&sent).await.unwrap();
+    let (mut bytes, mut missing, mut turns) = ([0; 90], sent.len(), 0);
+    while missing > 0 {
+        let mut part = ReadBuf::new(&mut bytes);
+        std::future::poll_fn(|cx| {
+            let read = Pin::new(&mut connection).poll_read(cx, &mut part);
+            turns += usize::from(read.is_pending());
+            read
+        })
+        .await
+        .unwrap();
+        missing -= part.filled().len();
+    }
+    assert!((20..=32).contains(&turns), "{turns}");
 }
 
 #[tokio::test]

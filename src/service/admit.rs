@@ -47,8 +47,11 @@ impl Slot {
     }
 }
 
-/// Why a body could not be read.
-pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+/// The status of a request that was given up, or whose connection broke, before all of it was there. Nobody hears it, so
+/// it costs little: a connection that ends takes all of its calls with it at one time.
+pub fn broken_off() -> Status {
+    Status::cancelled("the request broke off")
+}
 
 /// The body of a request, read no further than there is memory for.
 pub enum Admitted<B> {
@@ -68,7 +71,7 @@ pub struct FreeBody<B> {
 
 impl<B> Body for FreeBody<B>
 where
-    B: Body<Data = Bytes, Error: Into<BodyError>> + Unpin,
+    B: Body<Data = Bytes> + Unpin,
 {
     type Data = Bytes;
     type Error = Status;
@@ -82,7 +85,7 @@ where
             Poll::Ready(frame) => {
                 let bytes = frame.as_ref().and_then(|frame| frame.as_ref().ok()).and_then(Frame::data_ref);
                 stall.brought(bytes.map_or(0, |data| data.len() as u64));
-                Poll::Ready(frame.map(|frame| frame.map_err(|error| Status::from_error(error.into()))))
+                Poll::Ready(frame.map(|frame| frame.map_err(|_| broken_off())))
             }
             Poll::Pending => {
                 ready!(stall.poll(admission, cx));
@@ -122,7 +125,7 @@ pub fn admit<B>(request: http::Request<B>, budgets: &Budgets) -> (http::Request<
 
 impl<B> Body for Admitted<B>
 where
-    B: Body<Data = Bytes, Error: Into<BodyError>> + Unpin,
+    B: Body<Data = Bytes> + Unpin,
 {
     type Data = Bytes;
     type Error = Status;
@@ -248,7 +251,7 @@ impl<B> AdmittedBody<B> {
 
 impl<B> Body for AdmittedBody<B>
 where
-    B: Body<Data = Bytes, Error: Into<BodyError>> + Unpin,
+    B: Body<Data = Bytes> + Unpin,
 {
     type Data = Bytes;
     type Error = Status;
@@ -284,7 +287,7 @@ where
                 }
                 self.poll_frame(cx)
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Status::from_error(error.into())))),
+            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(broken_off()))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending if this.is_begun() => {
                 ready!(this.stall.poll(&this.admission, cx));

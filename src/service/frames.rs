@@ -90,6 +90,11 @@ impl Frames {
         (!self.has_begun || self.in_headers).then_some(self.blocks)
     }
 
+    /// Header blocks that have begun.
+    pub fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
     /// Bytes went to the client.
     pub fn wrote(&mut self, bytes: usize) {
         self.earn(bytes);

@@ -3,16 +3,19 @@
 //! 1. A client that takes longer than [`PRESSING_MAX`] for its preface and first frame, or for the headers of a request,
 //!    is cut off, however many bytes come meanwhile.
 //! 2. So is one that floods ([`super::frames`]).
+//! 3. A connection that has begun [`CALLS_A_TURN`] requests in one go waits until all others had their turn: HTTP/2 would
+//!    take in whatever has come, and refuse what is too much of it, without a pause.
 //!
 //! Other halves of frames end by the keepalive of HTTP/2: a client in the middle of one cannot answer it.
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio::time::{Sleep, sleep};
 
 use super::frames::{Flood, Frames};
@@ -23,6 +26,9 @@ use crate::planted;
 /// How long a client may take for its preface and first frame, or for the headers of a request.
 pub const PRESSING_MAX: Duration = Duration::from_secs(10);
 
+/// Requests that a connection may begin in one turn, and the rest of what came with the last of them.
+const CALLS_A_TURN: u64 = 32;
+
 /// A client took too long for its preface or for the headers of a request.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the preface, or the headers of a request, did not come within {} s", PRESSING_MAX.as_secs())]
@@ -32,6 +38,10 @@ pub struct TooSlow;
 pub struct Guarded {
     io: TcpStream,
     frames: Frames,
+    /// Header blocks that had begun when this turn did.
+    turn: u64,
+    /// Runs when all that was ready before it has had its turn.
+    others: Option<JoinHandle<()>>,
     /// While something must not take long.
     deadline: Option<Pin<Box<Sleep>>>,
     figures: Connections,
@@ -41,12 +51,25 @@ pub struct Guarded {
 impl Guarded {
     pub fn new(io: TcpStream, place: Place, figures: Connections) -> Self {
         let deadline = Some(Box::pin(sleep(PRESSING_MAX)));
-        Self { io, frames: Frames::new(), deadline, figures, _place: place }
+        Self { io, frames: Frames::new(), turn: 0, others: None, deadline, figures, _place: place }
     }
 
     fn cut(&self, cut: Cut, why: impl std::error::Error + Send + Sync + 'static) -> io::Error {
         self.figures.cut(cut);
         io::Error::other(why)
+    }
+
+    /// Ready unless it is others' turn. HTTP/2 asks for more before each request that it takes out of what it has: to say
+    /// once that there is nothing, and to wake it, does not keep it from going on.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.frames.blocks() - self.turn < CALLS_A_TURN {
+            return Poll::Ready(());
+        }
+        let others = self.others.get_or_insert_with(|| tokio::spawn(async {}));
+        // It does not fail but by the runtime's end.
+        let _ = ready!(Pin::new(others).poll(cx));
+        (self.others, self.turn) = (None, self.frames.blocks());
+        Poll::Ready(())
     }
 
     /// Bytes have come.
@@ -68,6 +91,7 @@ impl AsyncRead for Guarded {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        ready!(self.poll_turn(cx));
         let before = buf.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buf);
         let mut cut = None;
@@ -88,7 +112,12 @@ impl AsyncRead for Guarded {
                 buf.set_filled(before);
                 Poll::Ready(Err(error))
             }
-            None => read,
+            None => {
+                if read.is_pending() {
+                    self.turn = self.frames.blocks();
+                }
+                read
+            }
         }
     }
 }

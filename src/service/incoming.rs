@@ -22,7 +22,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use tonic::Status;
 
-use super::admit::{BodyError, PREFIX_BYTES, length_of};
+use super::admit::{PREFIX_BYTES, broken_off, length_of};
 use super::status::Refusal;
 use crate::admission::{Admission, Early, Permit, Stall};
 
@@ -72,7 +72,7 @@ struct Ahead {
 
 impl<B> IncomingStream<B>
 where
-    B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Unpin,
+    B: http_body::Body<Data = Bytes> + Unpin,
 {
     pub fn new(body: B, admission: Admission) -> Self {
         let ahead = Ahead { bytes: BytesMut::new(), memory: admission.early(), end: None, is_small: false };
@@ -161,7 +161,7 @@ where
                 self.ahead.is_small = bytes.len() < SMALL_BYTES;
                 Ok(Some(bytes))
             }
-            Some(Err(error)) => Err(Status::from_error(error.into())),
+            Some(Err(_)) => Err(broken_off()),
             None => Ok(None),
         })
     }

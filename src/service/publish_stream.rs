@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tonic::{Status, body};
 
 use super::Shared;
-use super::admit::{BodyError, PREFIX_BYTES};
+use super::admit::PREFIX_BYTES;
 use super::explain::unreadable;
 use super::incoming::{Incoming, IncomingStream};
 use super::messages::NameCache;
@@ -60,7 +60,7 @@ type Answered = Result<Vec<Answer>, Status>;
 /// Serves a stream whose requests are in `body`.
 pub fn serve<B>(shared: Shared, body: B, under_way: UnderWay) -> http::Response<body::Body>
 where
-    B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin + 'static,
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
 {
     let mut answers = open(shared, body);
     answers.under_way = Some(under_way);
@@ -70,7 +70,7 @@ where
 /// Serves a stream in a task of its own; the answers come from what is returned.
 pub fn open<B>(shared: Shared, body: B) -> Answers
 where
-    B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin + 'static,
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
 {
     let (answers, received) = mpsc::unbounded_channel();
     let places = Arc::new(Semaphore::new(PUBLISH_STREAM_REQUESTS_MAX));
@@ -111,7 +111,7 @@ impl Session {
     /// Reads and answers until the stream ends, and says how.
     async fn read<B>(&mut self, mut requests: IncomingStream<B>) -> Result<(), Status>
     where
-        B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Unpin,
+        B: http_body::Body<Data = Bytes> + Unpin,
     {
         let (readiness, free) = (self.shared.readiness.clone(), Arc::clone(&self.free));
         let mut draining = std::pin::pin!(readiness.draining());
@@ -207,7 +207,7 @@ struct Read {
 /// ahead.
 async fn read_together<B>(requests: &mut IncomingStream<B>, most: usize) -> Read
 where
-    B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Unpin,
+    B: http_body::Body<Data = Bytes> + Unpin,
 {
     let mut read = Read::default();
     std::future::poll_fn(|cx| {

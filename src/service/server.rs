@@ -8,7 +8,7 @@
 //! | preface, headers of a request | 10 s each | a byte now and then must not hold a place |
 //! | idle connection | 5 min | GOAWAY; clients connect anew |
 //! | frames that bring nothing | 4,096, and 256 a second more | floods end their connection, see [`super::frames`] |
-//! | streams on a connection | 127 to 1,024 | enough in flight for the commit path; follows the window |
+//! | streams on a connection | 127 to 256 | enough in flight for the commit path, and others wait for what one connection begins or gives up at once; follows the window |
 //! | pending-accept and local-error resets | 32, 1,024 | a flood of resets ends its connection; the second are counted over all of its life |
 //! | header list | 16 KiB | no header of ours comes near |
 //! | frame | 16 to 256 KiB | fewer copies and wakeups for large bodies; what waits for memory has one |

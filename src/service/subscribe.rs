@@ -24,7 +24,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Status, body};
 
-use super::admit::BodyError;
 use super::caught::caught;
 use super::check;
 use super::explain::unreadable;
@@ -76,7 +75,7 @@ struct BodyRequests<B>(IncomingStream<B>);
 
 impl<B> Requests for BodyRequests<B>
 where
-    B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin,
+    B: http_body::Body<Data = Bytes> + Send + Unpin,
 {
     fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
         self.0.poll_ahead(cx)
@@ -89,7 +88,7 @@ where
 
 impl<B> Stream for BodyRequests<B>
 where
-    B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Unpin,
+    B: http_body::Body<Data = Bytes> + Unpin,
 {
     type Item = Result<Up, Status>;
 
@@ -102,7 +101,7 @@ where
 /// Serves a stream whose requests are in `body`.
 pub fn serve<B>(shared: Shared, body: B) -> http::Response<body::Body>
 where
-    B: http_body::Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin + 'static,
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
 {
     let outlet = shared.outflow.outlet();
     let requests = BodyRequests(IncomingStream::new(body, shared.budgets.others.clone()));

@@ -64,9 +64,9 @@ const PARTS: &[(&str, &[&str])] = &[
     ),
     // Reads what a server has left, and shows messages as the service does.
     ("offline", &["service", "proto", "broker", "core", "log", "disk", "record", "names", "clock", "ids"]),
-    // A client of the server's own process: it sees the API alone.
-    ("demo", &["proto"]),
     ("client", &["proto", "limits"]),
+    // A client of the server's own process: it sees the API alone.
+    ("demo", &["client", "proto"]),
     ("main", &["server", "config", "demo", "offline"]),
     ("lib", &[]),
 ];

@@ -139,14 +139,20 @@ async fn the_probes_and_metrics_say_what_is() {
     publish(&mut clients, "q", &["a"]).await;
     let missing = GetQueueRequest { name: queue("none") };
     assert!(clients.queues.get_queue(missing).await.is_err());
-    let stats = server_stats(&mut clients).await;
-    let (status, text) = http_get(&server.http, "/metrics").await;
+    // The log takes its next segment on in the background.
+    let (log_bytes, (status, text)) = loop {
+        let before = server_stats(&mut clients).await.log_bytes;
+        let scraped = http_get(&server.http, "/metrics").await;
+        if server_stats(&mut clients).await.log_bytes == before {
+            break (before, scraped);
+        }
+    };
     assert_eq!(status, 200);
     for line in [
         "forebay_broker_up 1",
         "forebay_queues 1",
         "forebay_subscriptions 1",
-        &format!("forebay_log_bytes {}", stats.log_bytes),
+        &format!("forebay_log_bytes {log_bytes}"),
         "forebay_rpc_calls_total{method=\"MessageService/Publish\",code=\"OK\"} 1",
         "forebay_rpc_calls_total{method=\"QueueService/GetQueue\",code=\"NOT_FOUND\"} 1",
         "# TYPE forebay_log_syncs_total counter",
