@@ -167,7 +167,7 @@ pub fn many_segments(dir: &Path) -> u64 {
 }
 
 /// Makes a log whose segment 3 is blank but for its header and first frame, as if that write had been the last.
-fn segment_3_begun(dir: &Path) -> Vec<u8> {
+pub fn segment_3_begun(dir: &Path) -> Vec<u8> {
     many_segments(dir);
     let first = frames(dir, 3)[0].1;
     let end = SEGMENT_HEADER_BYTES + first.frame_len() as usize;

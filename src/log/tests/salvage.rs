@@ -3,7 +3,7 @@
 use super::super::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use super::super::segment::SEGMENT_HEADER_BYTES;
 use super::super::*;
-use super::damage::{change, flipped, frames, many_segments, one_segment, path, refused};
+use super::damage::{change, flipped, frames, many_segments, one_segment, path, refused, segment_3_begun};
 use super::support::*;
 use crate::record::envelope::RECORD_HEADER_BYTES;
 
@@ -244,6 +244,27 @@ fn the_first_frame_of_a_segment_may_be_damaged() {
         assert!(lost == [wanted] || lost.is_empty(), "{lost:?}");
         assert_eq!((damage.len(), damage[0].position), (1, SEGMENT_HEADER_BYTES as u64));
     }
+}
+
+#[test]
+fn the_end_of_a_segment_and_the_only_frame_of_the_next_may_be_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    segment_3_begun(dir.path());
+    let last = frames(dir.path(), 2).last().unwrap().0;
+    change(dir.path(), 2, |bytes| bytes[last + 200] ^= 1);
+    change(dir.path(), 3, |bytes| bytes[SEGMENT_HEADER_BYTES + 200] ^= 1);
+    let mut harness = open_dir(dir.path()).unwrap();
+    let (damage, torn) = (damage(&harness), harness.log.report().torn.clone());
+    assert_eq!((damage.len(), damage[0].segment, damage[0].position), (1, SegmentNumber(2), last as u64));
+    assert_eq!(
+        (torn.len(), torn[0].segment, torn[0].position),
+        (1, SegmentNumber(3), SEGMENT_HEADER_BYTES as u64)
+    );
+    harness.publish(END, END + 1, SIZE);
+    harness.log.close().unwrap();
+    let harness = open_dir(dir.path()).unwrap();
+    harness.assert_has(END, SIZE);
+    assert_eq!(harness.log.report().torn.len(), 0);
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub const SEGMENT_BYTES: u64 = 256 << 10;
 /// Frames begin at its multiples; a segment's header is one.
 const BLOCK_BYTES: usize = 4096;
 const FRAME_MAGIC: &[u8] = b"FBfr";
+/// Messages for about 64 KiB of a segment.
+const MESSAGES: u64 = 10;
 /// Bytes of a frame's header, and of the copy at its end.
 const FRAME_HEADER_BYTES: usize = 80;
 
@@ -164,11 +166,11 @@ fn with_broker<T>(disk: &MemoryDisk, work: impl AsyncFnOnce(&Broker) -> T) -> Re
     }))
 }
 
-/// A directory with messages for about 64 KiB of a segment, and more behind them if that is to be `sealed`.
+/// A directory with so many messages in its first segment, and more behind them if that is to be `sealed`.
 fn filled(sealed: bool) -> (MemoryDisk, BTreeMap<u64, Vec<u8>>, u64) {
     let disk = MemoryDisk::default();
-    let mut messages: Vec<Vec<u8>> = (0..18).map(body).collect();
-    let large = body(18).into_iter().cycle().take(220_000).collect();
+    let mut messages: Vec<Vec<u8>> = (0..MESSAGES).map(body).collect();
+    let large: Vec<u8> = body(MESSAGES).into_iter().cycle().take(220_000).collect();
     with_broker(&disk, async |broker| {
         broker.create_queue(name(), QueueConfig::default(), true).await.expect("nothing fails");
         for one in &messages[..4] {
@@ -179,7 +181,7 @@ fn filled(sealed: bool) -> (MemoryDisk, BTreeMap<u64, Vec<u8>>, u64) {
         }
         take(broker, 1).await;
         if sealed {
-            publish(broker, vec![large]).await;
+            publish(broker, vec![large.clone()]).await;
             // The index and the checkpoint are written behind it.
             while !["idx", "ckpt"].iter().all(|kind| disk.paths().iter().any(|path| path.ends_with(kind))) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -188,7 +190,7 @@ fn filled(sealed: bool) -> (MemoryDisk, BTreeMap<u64, Vec<u8>>, u64) {
     })
     .expect("nothing fails");
     if sealed {
-        messages.push(body(18).into_iter().cycle().take(220_000).collect());
+        messages.push(large);
     }
     (disk, (0..).zip(messages).collect(), 5)
 }

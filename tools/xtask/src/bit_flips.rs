@@ -1,5 +1,5 @@
 //! `cargo xtask bit-flips`: a server is started on a directory in which one bit has flipped, and emptied: what it hands
-//! out is right, and what it does not is told as lost, and was hit. With `--every-bit` all bits are tried in process.
+//! out is right, and what it does not is told as lost, and was hit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,8 +12,6 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 const KINDS: [Kind; 4] = [Kind::Replayed, Kind::Sealed, Kind::Index, Kind::Checkpoint];
-/// In process a broker is started after every so manieth flip.
-const SERVED: usize = 10_007;
 /// Pulls that empty a directory, those that are told of a loss included.
 const PULLS_MAX: usize = 200;
 
@@ -25,15 +23,8 @@ struct Counts {
     refused: u64,
 }
 
-pub fn run(samples: u64, every_bit: bool) -> Result<(), String> {
+pub fn run(samples: u64) -> Result<(), String> {
     let subjects: Vec<Subject> = KINDS.into_iter().map(Subject::new).collect();
-    if every_bit {
-        for subject in &subjects {
-            let bits: Vec<usize> = subject.bits().collect();
-            let counts = subject.sweep(&bits, SERVED)?;
-            println!("{:?}, {} bits: {counts:?}", subject.kind, bits.len());
-        }
-    }
     let runtime = crate::runtime()?;
     let mut counts = Counts::default();
     for sample in 0..samples {

@@ -9,12 +9,12 @@ mod full_disk;
 mod hostile;
 mod kill_loop;
 mod memory_limit;
+mod optimised;
 mod planted_bugs;
 mod real_input;
 mod sanitize;
 mod shadow;
 mod shell;
-mod sim;
 #[cfg(target_os = "linux")]
 mod torture;
 
@@ -78,9 +78,6 @@ enum Task {
         /// Flips that a server is started after, and emptied
         #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u64).range(1..))]
         samples: u64,
-        /// Flips every bit in this process, besides
-        #[arg(long)]
-        every_bit: bool,
     },
     /// Run the server under valgrind's memcheck, through two lives
     Sanitize,
@@ -96,6 +93,8 @@ enum Task {
         #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
         jobs: u64,
     },
+    /// Fail every operation of the simulated disk in short lives of the broker, and flip every bit of small files
+    Sweeps,
     /// Break the server on purpose, one bug at a time, and see which tests find it; each bug must be found
     PlantedBugs {
         /// Only bugs whose name contains this
@@ -124,12 +123,12 @@ fn scale(text: &str) -> Result<f64, String> {
 
 fn main() -> ExitCode {
     let Arguments::Task(task) = Arguments::parse();
-    let builds_itself = matches!(task, Task::Sim { .. } | Task::PlantedBugs { .. });
+    let builds_itself = matches!(task, Task::Sim { .. } | Task::Sweeps | Task::PlantedBugs { .. });
     let built = if builds_itself { Ok(()) } else { build() };
     let done = built.and_then(|()| match task {
         Task::KillLoop { cycles, seed, data_dir } => kill_loop::run(cycles, seed, data_dir),
         Task::Faults { only } => faults::run(&only),
-        Task::BitFlips { samples, every_bit } => bit_flips::run(samples, every_bit),
+        Task::BitFlips { samples } => bit_flips::run(samples),
         Task::FullDisk { rounds } => full_disk::run(rounds),
         Task::MemoryLimit { scale } => memory_limit::run(scale),
         Task::Hostile { requests, seed } => hostile::run(requests, seed),
@@ -139,7 +138,8 @@ fn main() -> ExitCode {
         Task::Sanitize => sanitize::run(),
         #[cfg(target_os = "linux")]
         Task::Torture(arguments) => torture::run(&arguments),
-        Task::Sim { seeds, from, jobs } => sim::run(seeds, from, jobs),
+        Task::Sim { seeds, from, jobs } => optimised::sim(seeds, from, jobs),
+        Task::Sweeps => optimised::sweeps(),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
