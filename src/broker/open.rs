@@ -111,6 +111,7 @@ pub fn open_on(host: Arc<dyn Host>, disk: Arc<dyn Disk>, segment_bytes: u64) -> 
     // Segments were begun, or much was done, and no checkpoint came to its end before the stop.
     let checkpoints = Checkpoints::new(report.segments_read > 1, changes);
     let (incarnation, log_us) = (report.incarnation, report.last_log_time_us);
+    let replay_from = report.checkpoint.unwrap_or(Lsn(0));
     let (torn, damage) = (report.torn.clone(), report.damage.clone());
     let (set_aside, missing) = (report.set_aside.clone(), report.missing.clone());
     state.apply(&Event::Started { incarnation, log_us });
@@ -121,7 +122,9 @@ pub fn open_on(host: Arc<dyn Host>, disk: Arc<dyn Disk>, segment_bytes: u64) -> 
     let stop_reason = Arc::new(OnceLock::new());
     let waiting_messages = waiting_messages(&state);
     let is_whole = damage.is_empty() && missing.is_empty() && lost.is_empty();
-    if !is_whole {
+    // A missing file alone loses no place: replay and checkpoint have them all. What is left out is in no record, and
+    // would be refused by a replay that finds no damage.
+    if !(damage.is_empty() && lost.is_empty()) {
         state.leave_out_places();
     }
     let ends = ends(&state);
@@ -156,7 +159,7 @@ pub fn open_on(host: Arc<dyn Host>, disk: Arc<dyn Disk>, segment_bytes: u64) -> 
     // Those of a queue that was deleted later are nobody's.
     let lost_in = lost.iter().filter_map(|of| Some((shell.state.queue(of.queue)?, of)));
     let lost_in = lost_in.map(|(queue, of)| QueueOffsets::new(queue, of.first, of.end)).collect();
-    let left_out = left_out(&shell.state, &damage, &published);
+    let left_out = left_out(&shell.state, replay_from, &damage, &published);
     let skipped = left_out.iter().map(|of| Event::OffsetsSkipped { queue: of.queue, end: of.end });
     shell.enact_lazily(&skipped.collect::<Vec<_>>(), shell.clock.now());
     shell.schedule_all();
@@ -179,12 +182,18 @@ pub fn open_on(host: Arc<dyn Host>, disk: Arc<dyn Disk>, segment_bytes: u64) -> 
 
 /// What is left out of each queue that has no publish behind all damage: as many messages may have been published as
 /// the lost records have room for, and nothing is left of them. If their offsets were given again, two messages would
-/// have one id.
-fn left_out(state: &State, damage: &[Damage], published: &FxHashMap<QueueId, Lsn>) -> Vec<QueueOffsets> {
+/// have one id. Of records before `replay_from` the checkpoint knows.
+pub(super) fn left_out(
+    state: &State,
+    replay_from: Lsn,
+    damage: &[Damage],
+    published: &FxHashMap<QueueId, Lsn>,
+) -> Vec<QueueOffsets> {
     if planted::bug("offset-given-again") {
         return Vec::new();
     }
-    let records: u64 = damage.iter().map(|hole| hole.lost_end.0.saturating_sub(hole.lost_first.0)).sum();
+    let lost = |hole: &Damage| hole.lost_end.0.saturating_sub(hole.lost_first.max(replay_from).0);
+    let records: u64 = damage.iter().map(lost).sum();
     let Some(behind) = damage.iter().map(|hole| hole.lost_end).max().filter(|_| records > 0) else {
         return Vec::new();
     };

@@ -13,6 +13,7 @@ use crate::clock::Now;
 use crate::core::event::PublishedRun;
 use crate::core::publish::{self, LaneRun};
 use crate::core::{Event, event_codec};
+use crate::limits::PUBLISH_MESSAGES_MAX;
 use crate::planted;
 use crate::record::{Record, StoredParts};
 
@@ -148,14 +149,18 @@ fn join(
         log_bytes(publish.messages.len() as u64, publish.messages.iter().map(stored_bytes).sum())
     };
     let mut counts = vec![count(publish)];
-    let mut joined = bytes(publish);
+    let (mut joined, mut messages) = (bytes(publish), publish.messages.len());
     if publish.producer.is_some() {
         return counts;
     }
     while let Some(next) = following.next_if(|next| {
-        next.producer.is_none() && next.queue == publish.queue && joined + bytes(next) <= bytes_max
+        // What a lost record may have held is known by this bound.
+        let fits =
+            joined + bytes(next) <= bytes_max && messages + next.messages.len() <= PUBLISH_MESSAGES_MAX;
+        next.producer.is_none() && next.queue == publish.queue && fits
     }) {
         joined += bytes(&next);
+        messages += next.messages.len();
         counts.push(count(&next));
         publish.messages.extend(next.messages);
     }

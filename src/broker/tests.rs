@@ -15,10 +15,12 @@ use tokio::task::JoinHandle;
 use super::api::*;
 use super::pipeline::Publish;
 use crate::admission::Outflow;
+use crate::core::harness::Shard;
 use crate::core::types::*;
 use crate::disk::RealDisk;
-use crate::ids::Offset;
+use crate::ids::{Lsn, Offset, SegmentNumber};
 use crate::limits::PUBLISH_MESSAGES_MAX;
+use crate::log::{Damage, FrameFault};
 use crate::names::{QueueName, SubscriptionName};
 use crate::record::{Lane, StoredParts};
 
@@ -266,6 +268,30 @@ async fn no_offset_is_given_again_though_the_last_message_is_lost() {
     third.close().await;
 }
 
+#[test]
+fn what_a_checkpoint_knows_of_leaves_no_offsets_out() {
+    let state = Shard::with_queue("q").state;
+    let hole = |first, end| Damage {
+        segment: SegmentNumber(1),
+        position: 4096,
+        bytes: 4096,
+        what: FrameFault::PayloadChecksum,
+        lost_first: Lsn(first),
+        lost_end: Lsn(end),
+        salvaged: 0,
+        copy: None,
+    };
+    let damage = [hole(10, 20), hole(30, 35)];
+    let skipped = |replay_from| {
+        let left_out = super::open::left_out(&state, Lsn(replay_from), &damage, &Default::default());
+        left_out.iter().map(|of| of.end.0 - of.first.0).collect::<Vec<_>>()
+    };
+    let record = PUBLISH_MESSAGES_MAX as u64;
+    assert_eq!(skipped(0), [15 * record]);
+    assert_eq!((skipped(18), skipped(20), skipped(34)), (vec![7 * record], vec![5 * record], vec![record]));
+    assert!(skipped(35).is_empty());
+}
+
 #[tokio::test]
 async fn messages_of_a_queue_whose_creation_is_lost_are_kept() {
     let dir = tempfile::tempdir().unwrap();
@@ -345,6 +371,26 @@ async fn runs_of_publishes_that_come_together_have_their_limit() {
     // Four fit one run. Listings of segments and an empty frame may have joined them.
     let records = running.broker.server_stats().await.unwrap().records - records;
     assert!((3..=6).contains(&records), "{records}");
+    running.close().await;
+}
+
+#[tokio::test]
+async fn no_record_has_more_messages_than_a_publish_may_have() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = start(dir.path());
+    running.publish(&[]).await;
+    let publish = |count| {
+        let parts = StoredParts { meta: Bytes::new(), body: Bytes::new() };
+        let message = NewMessage { lane: Lane { priority: 4, bucket: 0 }, parts };
+        Publish { queue: queue(), messages: vec![message; count], producer: None }
+    };
+    let records = running.broker.server_stats().await.unwrap().records;
+    let results = running.broker.publish_all([999, 9, 999, 9].map(publish).into(), None).await;
+    let firsts: Vec<_> = results.into_iter().map(|result| result.unwrap().first_offset.0).collect();
+    assert_eq!(firsts, [0, 999, 1_008, 2_007]);
+    // None of them shares one; an empty frame may have followed.
+    let records = running.broker.server_stats().await.unwrap().records - records;
+    assert!((4..=5).contains(&records), "{records}");
     running.close().await;
 }
 

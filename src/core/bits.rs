@@ -190,6 +190,28 @@ impl Finished {
         true
     }
 
+    /// Marks a run, by words.
+    pub fn insert_run(&mut self, run: OffsetRun) {
+        let end = run.first.plus(run.count);
+        if run.count < 64 {
+            for offset in run.offsets() {
+                self.insert(offset);
+            }
+        } else if run.first <= self.floor() {
+            self.raise(end);
+        } else {
+            let (first, last) = (run.first.0 - self.base, end.0 - 1 - self.base);
+            self.grow_to((last / 64) as usize);
+            for index in first / 64..=last / 64 {
+                let from = if index == first / 64 { u64::MAX << (first % 64) } else { u64::MAX };
+                let to = if index == last / 64 { u64::MAX >> (63 - last % 64) } else { u64::MAX };
+                let (index, word) = (index as usize, self.word(index as usize));
+                self.set += u64::from((from & to & !word).count_ones());
+                self.set_word(index, word | from & to);
+            }
+        }
+    }
+
     /// The finished offsets above the floor, in order.
     pub fn runs(&self) -> impl Iterator<Item = OffsetRun> {
         let run_from = |from: Offset| {
@@ -329,10 +351,14 @@ mod tests {
             let mut finished = Finished::default();
             let mut model = vec![false; 400_000];
             for (first, count) in runs {
+                let mut by_offset = finished.clone();
                 for offset in first..first + count {
-                    prop_assert_eq!(finished.insert(Offset(offset)), !model[offset as usize]);
+                    prop_assert_eq!(by_offset.insert(Offset(offset)), !model[offset as usize]);
                     model[offset as usize] = true;
                 }
+                finished.insert_run(OffsetRun { first: Offset(first), count });
+                prop_assert_eq!((finished.floor(), finished.count()), (by_offset.floor(), by_offset.count()));
+                prop_assert_eq!(finished.runs().collect::<Vec<_>>(), by_offset.runs().collect::<Vec<_>>());
             }
             for raised in [0, raised] {
                 finished.raise(Offset(raised));

@@ -250,10 +250,15 @@ impl Delivery {
 
     /// Applies the end of messages. One that is finished already stays so.
     pub(super) fn finish(&mut self, runs: &[OffsetRun]) {
-        for offset in offsets_of(runs) {
-            self.leave_phase(offset);
-            self.outstanding.remove(&offset);
-            self.finished.insert(offset);
+        for run in runs {
+            if run.count <= self.outstanding.len() as u64 {
+                run.offsets().for_each(|offset| self.leave(offset));
+            } else {
+                let run = run.first..run.first.plus(run.count);
+                let left: Vec<_> = self.outstanding.keys().copied().filter(|at| run.contains(at)).collect();
+                left.into_iter().for_each(|offset| self.leave(offset));
+            }
+            self.finished.insert_run(*run);
         }
         self.drop_stale_deadlines();
         self.drop_empty_runs();
@@ -262,10 +267,7 @@ impl Delivery {
     /// Applies the end of every message below `end`.
     pub(super) fn finish_below(&mut self, end: Offset) {
         let passed: Vec<Offset> = self.outstanding.keys().copied().filter(|offset| *offset < end).collect();
-        for offset in passed {
-            self.leave_phase(offset);
-            self.outstanding.remove(&offset);
-        }
+        passed.into_iter().for_each(|offset| self.leave(offset));
         self.finished.raise(end);
         self.cursor = self.cursor.max(end);
         self.drop_stale_deadlines();
@@ -274,10 +276,7 @@ impl Delivery {
 
     /// Applies a new run in the log: its messages leave memory.
     pub(super) fn spill(&mut self, place: Offset, refs: &[Ref]) {
-        for entry in refs {
-            self.leave_phase(entry.offset);
-            self.outstanding.remove(&entry.offset);
-        }
+        refs.iter().for_each(|entry| self.leave(entry.offset));
         self.spilled.add(place, refs.first().map_or(0, |entry| entry.due_us));
         self.drop_stale_deadlines();
     }
@@ -346,6 +345,12 @@ impl Delivery {
         self.deadlines.extend(moved);
         self.drop_stale_deadlines();
         changed
+    }
+
+    /// A message is outstanding no more, if it was.
+    fn leave(&mut self, offset: Offset) {
+        self.leave_phase(offset);
+        self.outstanding.remove(&offset);
     }
 
     fn leave_phase(&mut self, offset: Offset) {

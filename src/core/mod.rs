@@ -50,7 +50,7 @@ pub struct Decision<T> {
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
-mod harness;
+pub(crate) mod harness;
 #[cfg(test)]
 mod tests;
 #[cfg(any(test, feature = "fuzzing"))]

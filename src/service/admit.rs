@@ -48,9 +48,10 @@ impl Slot {
 }
 
 /// The status of a request that was given up, or whose connection broke, before all of it was there. Nobody hears it, so
-/// it costs little: a connection that ends takes all of its calls with it at one time.
+/// it costs little: a connection that ends takes all of its calls with it at one time. CANCELLED is what the generated
+/// code takes for a body's end.
 pub fn broken_off() -> Status {
-    Status::cancelled("the request broke off")
+    Status::unknown("the request broke off")
 }
 
 /// The body of a request, read no further than there is memory for.

@@ -11,8 +11,8 @@
 //!    it was not handed is dropped, and a stream's task ends as if its client had gone. When it reads on it gets RESOURCE_EXHAUSTED; until
 //!    then what HTTP/2 has of it still counts.
 //!
-//! Worst case: all bodies hold [`crate::admission::OUTFLOW_BYTES`], in whatever number of streams (1,024 connections
-//! with 1,024 streams each); without permits 64 tails alone could hold 64 × 2 answers of 8 MiB.
+//! Worst case: all bodies hold [`crate::admission::OUTFLOW_BYTES`], in whatever number of streams (4,096 over all
+//! connections); without permits 64 tails alone could hold 64 × 2 answers of 8 MiB.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};

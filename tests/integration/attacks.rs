@@ -258,3 +258,24 @@ fn no_attack_is_left_out() {
     }
     assert_eq!(Attack::PingFlood.must_end(), Some(End::Cut));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_whose_connection_breaks_is_nobodys_mistake() {
+    let siege = Siege::new().await;
+    for method in ["Publish", "Acknowledge"] {
+        let mut raw = Raw::open(siege.target(), OWN, &[]).await.unwrap();
+        let begun = wire::frame(wire::DATA, 0, 1, &wire::message(0, 100, b"a part"));
+        let path = format!("/forebay.v1.MessageService/{method}");
+        raw.send(&[wire::call(1, &path), begun].concat()).await.unwrap();
+        siege.wait_for_connections(2).await;
+        drop(raw);
+        siege.wait_for_connections(1).await;
+        let label = format!("method=\"MessageService/{method}\",code=\"");
+        let (_, metrics) = http_get(&siege.server.http, "/metrics").await;
+        let codes: Vec<_> =
+            metrics.lines().filter_map(|line| line.split_once(&label)?.1.split_once('"')).collect();
+        let codes: Vec<_> = codes.iter().filter(|(code, _)| *code != "OK").collect();
+        assert_eq!(codes, [&("UNKNOWN", "} 1")]);
+    }
+    siege.check().await;
+}
