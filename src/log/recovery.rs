@@ -306,6 +306,8 @@ fn note(
         Kind::SegmentDropped => {
             let dropped = SegmentsDropped::decode(head.body)?;
             set.drop_segments(&dropped.segments, head.lsn);
+            // Its neighbours may have been put together since: in their places it would be out of order.
+            dropped.segments.iter().for_each(|segment| index.drop_segment(*segment));
         }
         Kind::ServerStarted => {
             *incarnation = ServerStarted::decode(head.body)?.incarnation.max(*incarnation);

@@ -70,6 +70,12 @@ fn what_is_lost_at_the_end_of_a_queue_keeps_its_offsets() {
     }
 }
 
+/// A start took segments for listed that had left the log; what had been put together over one of them was not found.
+#[test]
+fn what_was_moved_over_a_segment_that_left_is_found() {
+    run(252_589);
+}
+
 #[test]
 fn the_same_seed_is_the_same_run() {
     for seed in 0..3 {

@@ -193,3 +193,25 @@ fn a_missing_segment_is_reported_and_the_rest_is_served() {
     assert_eq!(harness.log.report().missing, [SegmentNumber(2)]);
     assert_eq!(harness.replayed.len(), 50);
 }
+
+#[test]
+fn what_was_dropped_is_not_found_after_a_start_either() {
+    const SIZE: usize = 30_000;
+    const END: u64 = 60;
+    let dir = tempfile::tempdir().unwrap();
+    let mut harness = open_dir(dir.path()).unwrap();
+    harness.publish(0, END, SIZE);
+    let live = |_, end| end < Offset(3) || end > Offset(END - 3);
+    // What leaves is known of the older one of two.
+    for offset in END..END + 2 {
+        assert!(harness.checkpoint_where(b"", Arc::new(live)).unwrap());
+        harness.publish(offset, offset + 1, 100);
+    }
+    let gone =
+        |harness: &Harness| (0..END).filter(|offset| harness.find(*offset).is_none()).collect::<Vec<_>>();
+    let before = gone(&harness);
+    assert!(before.len() > 30 && !before.contains(&0), "{before:?}");
+    harness.log.close().unwrap();
+    // The checkpoint was marked before they were dropped.
+    assert_eq!(gone(&open_dir(dir.path()).unwrap()), before);
+}
