@@ -12,6 +12,8 @@ use crate::disk::device::Device;
 use crate::disk::{Kind, Mounted};
 
 const REASON: &str = "DISK_FULL";
+/// Of what the server writes then.
+const TOLD: &str = "the disk is full";
 /// How long a disk may take to be full, and publishes to be taken again when it is not.
 const WITHIN: Duration = Duration::from_secs(20);
 /// A life goes on for so long on a full disk, and then on one that is not.
@@ -31,7 +33,9 @@ pub async fn run(turn: &Turn, kind: Kind) -> Result<Tally, String> {
         let mut full = Since::new(history.times_told(REASON));
         let ended = run.live(server, WITHIN, || full.lasts(history.times_told(REASON))).await;
         complain(&history, &without_full(&ended.stderr));
-        if !full.begun() {
+        // The callers of the commit that waits for space wait with it. Those may be all that there are: then the server
+        // has told its operator alone.
+        if !full.begun() && !ended.stderr.contains(TOLD) {
             return Err(format!("nobody was told that the disk is full within {WITHIN:?}"));
         }
         tally.hits += 1;
@@ -71,7 +75,7 @@ pub async fn run(turn: &Turn, kind: Kind) -> Result<Tally, String> {
 
 /// What a server wrote besides that its disk is full.
 fn without_full(stderr: &str) -> String {
-    let others: Vec<_> = stderr.lines().filter(|line| !line.contains("the disk is full")).collect();
+    let others: Vec<_> = stderr.lines().filter(|line| !line.contains(TOLD)).collect();
     others.join("\n")
 }
 
