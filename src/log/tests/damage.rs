@@ -179,6 +179,20 @@ pub fn segment_3_begun(dir: &Path) -> Vec<u8> {
     std::fs::read(path(dir, 3)).unwrap()
 }
 
+/// The same in which messages, not listings, are the last frame of segment 2 and the only one of segment 3: where a listing
+/// goes depends on when its file was ready.
+pub fn segment_3_begun_by_a_message() -> tempfile::TempDir {
+    for _ in 0..100 {
+        let dir = tempfile::tempdir().unwrap();
+        segment_3_begun(dir.path());
+        let ends = [frames(dir.path(), 2).last().unwrap().1, frames(dir.path(), 3)[0].1];
+        if ends.iter().all(|header| header.payload_len > 40_000) {
+            return dir;
+        }
+    }
+    panic!("a listing was at the end of segment 2 or the start of segment 3 each time");
+}
+
 #[test]
 fn a_torn_first_frame_of_a_segment_is_kept_aside() {
     for lost in [0..4096, 0..1, 4096..4608, 0..8192, 8192..12_288, 4200..4201] {

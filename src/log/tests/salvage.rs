@@ -3,7 +3,9 @@
 use super::super::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use super::super::segment::SEGMENT_HEADER_BYTES;
 use super::super::*;
-use super::damage::{change, flipped, frames, many_segments, one_segment, path, refused, segment_3_begun};
+use super::damage::{
+    change, flipped, frames, many_segments, one_segment, path, refused, segment_3_begun_by_a_message,
+};
 use super::support::*;
 use crate::record::envelope::RECORD_HEADER_BYTES;
 
@@ -248,8 +250,7 @@ fn the_first_frame_of_a_segment_may_be_damaged() {
 
 #[test]
 fn the_end_of_a_segment_and_the_only_frame_of_the_next_may_be_damaged() {
-    let dir = tempfile::tempdir().unwrap();
-    segment_3_begun(dir.path());
+    let dir = segment_3_begun_by_a_message();
     let last = frames(dir.path(), 2).last().unwrap().0;
     change(dir.path(), 2, |bytes| bytes[last + 200] ^= 1);
     change(dir.path(), 3, |bytes| bytes[SEGMENT_HEADER_BYTES + 200] ^= 1);
