@@ -206,7 +206,7 @@ impl Shell {
     /// Ends the wait of messages at the head of the line that need not be read any more, or cannot be written.
     fn pass_over(&mut self, id: SubscriptionId, now: Now) {
         while let Some(first) = self.giving_up.first(id) {
-            let outcome = match self.check_room() {
+            let outcome = match self.check_room_to_grow() {
                 _ if !self.is_to_move(id, first.token()) => Settled::Stale,
                 Err(error) => Settled::Transient { why: error.to_string() },
                 Ok(()) => return,

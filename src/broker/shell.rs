@@ -330,9 +330,12 @@ impl Shell {
         reply: Reply<T>,
         view: impl FnOnce(&mut Self, A) -> T,
     ) {
-        let result = decision.map_err(BrokerError::Rejected).map(|decision| {
+        let result = decision.map_err(BrokerError::Rejected).and_then(|decision| {
+            if !decision.events.is_empty() {
+                self.check_room()?;
+            }
             self.enact(&decision.events, now);
-            view(self, decision.answer)
+            Ok(view(self, decision.answer))
         });
         self.commits.answer(Answer::new(reply, result));
     }

@@ -22,7 +22,7 @@ impl Shell {
             }
             Room::Exhausted => {
                 tracing::error!(
-                    "the disk is full and the reserve is used up: nothing is taken until space is given"
+                    "the disk is full and the reserve is used up: nothing is taken until what is finished has left or space is given"
                 );
             }
         }

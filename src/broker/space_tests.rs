@@ -44,8 +44,11 @@ impl Running {
     }
 
     async fn ack(&self, ack_id: AckId) -> Result<Vec<Settled>, BrokerError> {
-        let settlement = Settlement { ack_id, ending: Ending::Ack };
-        self.broker.settle(subscription(), vec![settlement]).await
+        self.settle(ack_id, Ending::Ack).await
+    }
+
+    async fn settle(&self, ack_id: AckId, ending: Ending) -> Result<Vec<Settled>, BrokerError> {
+        self.broker.settle(subscription(), vec![Settlement { ack_id, ending }]).await
     }
 
     async fn close(self) {
@@ -100,10 +103,33 @@ async fn without_even_the_reserve_nothing_is_taken_until_there_is_space() {
     assert_eq!(exhausted.publish().await, Err(BrokerError::DiskFull));
     assert_eq!(exhausted.pull().await.len(), 0, "a lease would be written");
     assert_eq!(exhausted.ack(delivery.ack_id).await, Err(BrokerError::DiskFull));
+    let purged = exhausted.broker.purge(queue(), None).await;
+    assert_eq!(purged, Err(BrokerError::DiskFull));
     exhausted.close().await;
 
     let ample = start(dir.path(), Room::Ample);
     assert_eq!(ample.ack(delivery.ack_id).await, Ok(vec![Settled::Ok]));
     assert_eq!(ample.pull().await.len(), 1);
+    ample.close().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_takes_no_dead_letters() {
+    let dir = tempfile::tempdir().unwrap();
+    let ample = start(dir.path(), Room::Ample);
+    ample.broker.create_queue(queue(), QueueConfig::default(), true).await.unwrap();
+    ample.publish().await.unwrap();
+    ample.close().await;
+
+    let full = start(dir.path(), Room::Reserve);
+    let delivery = full.pull().await.remove(0);
+    let reject = Ending::Reject { error: "no good".into() };
+    let outcomes = full.settle(delivery.ack_id, reject.clone()).await.unwrap();
+    let [Settled::Transient { why }] = &outcomes[..] else { panic!("{outcomes:?}") };
+    assert!(why.contains("disk is full"), "{why}");
+    full.close().await;
+
+    let ample = start(dir.path(), Room::Ample);
+    assert_eq!(ample.settle(delivery.ack_id, reject).await, Ok(vec![Settled::Ok]));
     ample.close().await;
 }

@@ -20,7 +20,7 @@ use super::salvage::{Damage, Hole, is_zero, search};
 use super::segment::{self, Blank, Salts};
 use super::tail::{Chain, Current};
 use super::window::Window;
-use super::{index, packed};
+use super::{checkpoint, index, packed};
 use crate::disk::{Disk, DiskFile, Entry, join};
 use crate::ids::SegmentNumber;
 
@@ -107,6 +107,8 @@ pub fn judge(recovery: &Recovery<'_>, fault: FrameFault) -> Result<Judged, LogEr
 /// Judges the end that `recovery` came to, where `fault` stands, and makes it firm.
 pub fn settle(recovery: &mut Recovery<'_>, fault: FrameFault) -> Result<Ending, LogError> {
     let Judged { remains, blanks, unlisted, missing, highest, entries } = judge(recovery, fault)?;
+    // On a full disk this gives what making the end firm may need.
+    checkpoint::release_reserve(recovery.disk)?;
     let mut ending = Ending { blanks, missing, highest, ..Ending::default() };
     for hole in &recovery.holes {
         ending.damage.push(keep_copy(recovery.disk, hole)?);

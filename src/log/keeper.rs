@@ -18,7 +18,7 @@ use super::error::LogError;
 use super::reclaim::{Reclaimer, Task};
 use super::supply::Supply;
 use super::writer::{Inbox, Upkeep};
-use super::{CheckpointEnd, Index, LogEvent, OnEvent, Reader, packed, segment};
+use super::{CheckpointEnd, Index, LogEvent, OnEvent, Reader, packed, reclaim, segment};
 use crate::disk::Disk;
 use crate::host::{Host, Receiver, Sender, Thread, channel};
 use crate::ids::{Offset, QueueId, SegmentNumber};
@@ -116,6 +116,7 @@ impl House {
                 let written = unless_full(self.checkpoint(*checkpoint))?;
                 if written.is_none() {
                     self.supply.give_up()?;
+                    reclaim::release_reserve(&*self.disk)?;
                 }
                 (self.on_event)(LogEvent::CheckpointEnded(match written {
                     Some(Taken::Written) => CheckpointEnd::Written,
@@ -137,7 +138,8 @@ impl House {
             let covered = if planted::bug("unlinked-before-checkpoint") { mark.lsn } else { fallback.lsn() };
             self.remove_files(mark.set.dropped_before(covered))?;
         }
-        self.index.write_sealed()?;
+        // On a full disk those that have one are looked at.
+        unless_full(self.index.write_sealed())?;
         if let Some(fallback) = fallback {
             self.drop_dead(fallback.start, &*live);
             self.reclaimer.give(Task { live, end: fallback.start });

@@ -77,10 +77,14 @@ pub fn open_on(
         reader: reader.clone(),
         inbox: inbox.clone(),
         counters: counters.clone(),
+        supply: supply.clone(),
         segment_bytes: options.segment_bytes,
         next: tail.set.next_packed(),
     };
     let cluster = directory.identity.cluster;
+    let checkpoints = Checkpoints::new(disk.clone(), cluster, counters.clone(), supply.clone(), files);
+    // Before anything else can take the space.
+    checkpoints.restore_reserve()?;
     let house = House {
         disk: disk.clone(),
         index: index.clone(),
@@ -90,7 +94,7 @@ pub fn open_on(
         counters: counters.clone(),
         supply: supply.clone(),
         reclaimer: Reclaimer::start(reclaim).map_err(no_thread)?,
-        checkpoints: Checkpoints::new(disk.clone(), cluster, counters.clone(), files),
+        checkpoints,
     };
     let keeper = Keeper::start(house, &*host).map_err(no_thread)?;
     // Segments that were sealed before this start may lack their index files.
@@ -134,6 +138,10 @@ struct Direct<'a> {
 
 impl Blanks for Direct<'_> {
     fn ready(&mut self) -> Result<Option<Blank>, LogError> {
+        Ok(None)
+    }
+
+    fn wait_unless_full(&mut self) -> Result<Option<Blank>, LogError> {
         Ok(None)
     }
 
@@ -224,8 +232,6 @@ fn resume(
     });
     let mark = mark.transpose()?;
     let checkpoint = mark.as_ref().map(|mark| mark.lsn);
-    // On a full disk this gives what making the end firm may need.
-    checkpoint::release_reserve(direct.disk)?;
     let salts = Salts::new(&directory.identity.mac_key);
     let (mut recovery, fault) = Recovery::run(direct.disk, cluster, salts, mark, machine, index)?;
     let mut ending = ending::settle(&mut recovery, fault)?;

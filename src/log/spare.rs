@@ -170,6 +170,15 @@ impl Blanks for SpareMaker {
         }
     }
 
+    fn wait_unless_full(&mut self) -> Result<Option<Blank>, LogError> {
+        let mut state = self.shared.lock();
+        while matches!(*state, State::Wanted(_)) {
+            state = self.shared.changed.wait(&self.shared.state, state);
+        }
+        drop(state);
+        self.ready()
+    }
+
     fn wait(&mut self) -> Result<Blank, LogError> {
         let mut state = self.shared.lock();
         loop {

@@ -18,10 +18,15 @@
 //! # How many are kept
 //! As many as were used since files came last, so that a flow that begins n segments between two checkpoints finds n;
 //! at least what the log keeps ready and one more, at most [`KEPT_MAX`]. The others are unlinked, so that space is free
-//! when a backlog is gone. On a full disk all are used before a new one is tried.
+//! when a backlog is gone.
+//!
+//! # On a full disk
+//! Files that are kept are used before a new one is tried. But what gives space back goes first: checkpoints, and
+//! reclaim, have a reserve each, and who had to use its own has a [`Claim`] until it is whole again. As long as there is
+//! one, the log gets no file, lest it takes what they have freed.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
+use std::io::{ErrorKind, IoSlice};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -29,7 +34,7 @@ use super::counters::LogCounters;
 use super::error::LogError;
 use super::segment::{self, Blank, SEGMENT_HEADER_BYTES};
 use super::tail::AHEAD;
-use crate::disk::{Disk, DiskError, DiskFile};
+use crate::disk::{Disk, DiskError, DiskFile, Operation};
 use crate::ids::SegmentNumber;
 use crate::planted;
 
@@ -53,6 +58,14 @@ struct Free {
     files: VecDeque<SegmentNumber>,
     /// Files used since some came last.
     used: usize,
+    claims: Vec<Claim>,
+}
+
+/// Who lacks space that the log must leave to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    Checkpoint,
+    Reclaim,
 }
 
 impl Supply {
@@ -91,6 +104,32 @@ impl Supply {
         self.unlink(all)
     }
 
+    /// Whether the log must leave space to this one from now on.
+    pub fn claim(&self, claim: Claim, lacks: bool) {
+        let mut free = self.lock();
+        free.claims.retain(|other| *other != claim);
+        if lacks {
+            free.claims.push(claim);
+        }
+    }
+
+    /// Makes a reserve whole, if need be with the space of a file that is kept. The log waits until that is done.
+    pub fn restore(
+        &self,
+        claim: Claim,
+        mut restore: impl FnMut() -> Result<bool, LogError>,
+    ) -> Result<(), LogError> {
+        let whole = restore()? || (self.give_up_one()? && restore()?);
+        self.claim(claim, !whole);
+        Ok(())
+    }
+
+    fn give_up_one(&self) -> Result<bool, LogError> {
+        let one = self.lock().files.pop_front();
+        self.unlink(one)?;
+        Ok(one.is_some())
+    }
+
     fn unlink(&self, segments: impl IntoIterator<Item = SegmentNumber>) -> Result<(), LogError> {
         Ok(segments.into_iter().try_for_each(|segment| self.disk.remove(&segment::free_path(segment)))?)
     }
@@ -100,6 +139,10 @@ impl Supply {
     pub fn prepare(&self, segment: SegmentNumber, stop: &AtomicBool) -> Result<Option<Blank>, LogError> {
         loop {
             let mut free = self.lock();
+            if !free.claims.is_empty() {
+                let path = self.disk.full_path(&segment::path(segment));
+                return Err(DiskError::io(Operation::Allocate, path, ErrorKind::StorageFull.into()).into());
+            }
             let Some(old) = free.files.pop_back() else { break };
             drop(free);
             if let Some(blank) = self.recycle(old, segment)? {

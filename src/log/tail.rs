@@ -28,7 +28,8 @@ use crate::record::{Body, Record};
 
 const FIRST_FRAME_AT: u64 = SEGMENT_HEADER_BYTES as u64;
 
-/// How many blank segments are kept ready behind the one that is written: what is left for acks when the disk is full.
+/// How many blank segments are kept ready behind the one that is written. A segment is begun only when so many are, or
+/// when the disk is known to be full: so one is left then for what is under way, and for acks.
 pub const AHEAD: usize = 2;
 /// With less than this left on a full disk nothing more is taken; smaller segments keep a quarter of one.
 const EXHAUSTED_BYTES: u64 = 4 << 20;
@@ -48,6 +49,8 @@ pub enum Room {
 pub trait Blanks {
     /// The next one if it is ready, without waiting.
     fn ready(&mut self) -> Result<Option<Blank>, LogError>;
+    /// The next one; none if the disk is full, or none comes any more.
+    fn wait_unless_full(&mut self) -> Result<Option<Blank>, LogError>;
     /// The next one, however long it takes.
     fn wait(&mut self) -> Result<Blank, LogError>;
     /// One is wanted and the disk is full.
@@ -215,12 +218,8 @@ impl Tail {
             if self.fits(payload_len) && !self.leaves_early() {
                 return Ok(());
             }
+            self.see_to_reserve(blanks)?;
             if self.listed.is_empty() {
-                if self.unlisted.is_none() {
-                    self.want_next(blanks);
-                    self.unlisted = Some(blanks.wait()?);
-                    self.wanted = false;
-                }
                 // Into the block that was kept free for it.
                 self.commit(std::iter::empty(), blanks, &mut Vec::new())?;
             }
@@ -232,6 +231,21 @@ impl Tail {
             self.current = Current::blank(next, &self.salts);
             self.want_next(blanks);
         }
+    }
+
+    /// Waits for the file of the last of the blank segments that are kept ready; if the disk is full, for one if there
+    /// is none.
+    fn see_to_reserve(&mut self, blanks: &mut dyn Blanks) -> Result<(), LogError> {
+        if self.unlisted.is_some() || self.listed.len() >= AHEAD {
+            return Ok(());
+        }
+        self.want_next(blanks);
+        self.unlisted = blanks.wait_unless_full()?;
+        if self.unlisted.is_none() && self.listed.is_empty() {
+            self.unlisted = Some(blanks.wait()?);
+        }
+        self.wanted &= self.unlisted.is_none();
+        Ok(())
     }
 
     /// Asks for a file unless one is there already, or asked for.
@@ -247,9 +261,10 @@ impl Tail {
         }
     }
 
-    /// How much may still be written, given whether blank segments can be made.
-    pub fn room(&self, starved: bool) -> Room {
-        if !starved {
+    /// How much may still be written, given what was said last and whether blank segments can be made. A disk that was
+    /// full is so until the reserve is whole again.
+    pub fn room(&self, before: Room, starved: bool) -> Room {
+        if !starved && (before == Room::Ample || self.listed.len() >= AHEAD) {
             return Room::Ample;
         }
         let listed: u64 = self.listed.iter().map(|blank| blank.bytes).sum();
@@ -275,7 +290,7 @@ impl Tail {
 
     fn fits(&self, payload_len: u64) -> bool {
         let listing = if self.unlisted.is_some() { listing_len() } else { 0 };
-        let kept_free = if self.unlisted.is_some() || !self.listed.is_empty() { 0 } else { FRAME_ALIGN };
+        let kept_free = if self.unlisted.is_some() || self.listed.len() >= AHEAD { 0 } else { FRAME_ALIGN };
         let end = self.current.position.max(FIRST_FRAME_AT) + frame_len(payload_len + listing) + kept_free;
         end <= self.current.bytes
     }

@@ -252,7 +252,7 @@ impl Writer {
         if self.spares.take_told() {
             self.room = Room::Exhausted;
         }
-        let room = self.tail.room(self.spares.starved());
+        let room = self.tail.room(self.room, self.spares.starved());
         if room != self.room {
             self.room = room;
             (self.on_event)(LogEvent::Room(room));

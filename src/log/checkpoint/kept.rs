@@ -10,6 +10,7 @@ use crate::disk::Disk;
 use crate::ids::{Lsn, Uid};
 use crate::log::counters::LogCounters;
 use crate::log::error::LogError;
+use crate::log::supply::{Claim, Supply};
 
 /// Of each kind.
 const KEPT: usize = 2;
@@ -19,6 +20,7 @@ pub struct Checkpoints {
     disk: Arc<dyn Disk>,
     cluster: Uid,
     counters: Arc<LogCounters>,
+    supply: Arc<Supply>,
     /// In order of their names, which is that of their places.
     pub(super) files: Vec<Kept>,
     /// The file of the newest place: what changes are told from.
@@ -46,8 +48,14 @@ pub enum Taken {
 
 impl Checkpoints {
     /// Goes on with the files that a start has found.
-    pub fn new(disk: Arc<dyn Disk>, cluster: Uid, counters: Arc<LogCounters>, files: Vec<Kept>) -> Self {
-        let mut this = Self { disk, cluster, counters, files, last: None, spent: 0 };
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        cluster: Uid,
+        counters: Arc<LogCounters>,
+        supply: Arc<Supply>,
+        files: Vec<Kept>,
+    ) -> Self {
+        let mut this = Self { disk, cluster, counters, supply, files, last: None, spent: 0 };
         this.last = newest(&this.files);
         this.spent = this.last.filter(|last| !last.is_base()).map_or(0, |delta| delta.bytes);
         this
@@ -64,9 +72,14 @@ impl Checkpoints {
             taken = self.without_damaged(Some(new.mark.lsn), |this| this.renew(new))?;
         }
         self.tidy()?;
-        let largest = self.files.iter().map(|file| file.bytes).max().unwrap_or_default();
-        reserve::keep(&*self.disk, 2 * largest)?;
+        self.restore_reserve()?;
         Ok(taken)
+    }
+
+    /// Sees to it that the next checkpoint has space on a full disk.
+    pub fn restore_reserve(&self) -> Result<(), LogError> {
+        let largest = self.files.iter().map(|file| file.bytes).max().unwrap_or_default();
+        self.supply.restore(Claim::Checkpoint, || reserve::keep(&*self.disk, 2 * largest))
     }
 
     /// The place that a start can begin from whichever one file is damaged, or all of the last place; none if there is
@@ -137,7 +150,9 @@ impl Checkpoints {
     ) -> Result<Kept, Broken> {
         let draft = Draft { cluster: self.cluster, kind, since, mark: new.mark, head: new.head };
         match draft.write(&*self.disk, parts()?) {
-            Err(Broken::Log(error)) if error.is_no_space() && reserve::release(&*self.disk)? => {
+            Err(Broken::Log(error)) if error.is_no_space() => {
+                self.supply.claim(Claim::Checkpoint, true);
+                reserve::release(&*self.disk)?;
                 draft.write(&*self.disk, parts()?)
             }
             written => written,

@@ -7,19 +7,20 @@ pub const RESERVE: &str = "checkpoint/RESERVE";
 /// Its least bytes.
 const BYTES_MIN: u64 = 1 << 20;
 
-/// Sees to it that there is this much, unless the disk is full already.
-pub fn keep(disk: &dyn Disk, bytes: u64) -> Result<(), LogError> {
+/// Sees to it that there is this much; false if the disk is full.
+pub fn keep(disk: &dyn Disk, bytes: u64) -> Result<bool, LogError> {
     let bytes = bytes.max(BYTES_MIN);
     if disk.exists(RESERVE)? {
         if disk.open(RESERVE)?.length()? >= bytes {
-            return Ok(());
+            return Ok(true);
         }
         disk.remove(RESERVE)?;
     }
     match disk.create(RESERVE)?.allocate(bytes) {
-        Err(error) if error.is_no_space() => Ok(disk.remove(RESERVE)?),
-        allocated => Ok(allocated?),
+        Err(error) if error.is_no_space() => disk.remove(RESERVE).map(|()| false),
+        allocated => allocated.map(|()| true),
     }
+    .map_err(Into::into)
 }
 
 /// Gives it up; whether there was one.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::*;
 use crate::disk::{Operation, RealDisk};
 use crate::log::LogCounters;
+use crate::log::supply::Supply;
 use crate::log::system::SegmentAdded;
 use crate::log::tests::crash::{CrashDisk, Unsynced};
 use crate::log::tests::hook::{HookDisk, Verdict};
@@ -39,6 +40,11 @@ fn restored(disk: &dyn Disk) -> Option<(u64, Vec<u8>, State)> {
     Some((mark.lsn.0, head, state))
 }
 
+fn checkpoints(disk: &Arc<dyn Disk>, counters: &Arc<LogCounters>, files: Vec<Kept>) -> Checkpoints {
+    let supply = Arc::new(Supply::new(disk.clone(), 1 << 20, counters.clone()));
+    Checkpoints::new(disk.clone(), CLUSTER, counters.clone(), supply, files)
+}
+
 /// What changes, and its checkpoints.
 struct Run {
     disk: Arc<dyn Disk>,
@@ -55,7 +61,7 @@ impl Run {
         disk.create_dir(DIR).unwrap();
         disk.create_dir("quarantine").unwrap();
         let counters = Arc::<LogCounters>::default();
-        let checkpoints = Checkpoints::new(disk.clone(), CLUSTER, counters.clone(), Vec::new());
+        let checkpoints = checkpoints(&disk, &counters, Vec::new());
         Self { disk, checkpoints, counters, state: State::new(), states: BTreeMap::new(), lsn: 0 }
     }
 
@@ -70,7 +76,7 @@ impl Run {
         let found = find(&*self.disk, CLUSTER).unwrap();
         found.damaged.iter().for_each(|(name, _)| drop(set_aside(&*self.disk, *name).unwrap()));
         self.state = restored(&*self.disk).map_or_else(State::new, |(_, _, state)| state);
-        self.checkpoints = Checkpoints::new(self.disk.clone(), CLUSTER, self.counters.clone(), found.files);
+        self.checkpoints = checkpoints(&self.disk, &self.counters, found.files);
     }
 
     /// Takes a checkpoint in which these parts are new; without bytes they are gone.

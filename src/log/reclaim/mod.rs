@@ -22,8 +22,9 @@
 //! - Memory: a frame of 1 MiB (or the largest record, 16 MiB at most), as much again to read into, and 40 bytes for
 //!   each run of one packed segment, at most 10 MiB; besides that, maps of the index files of up to 16 segments.
 //! - Disk: for sparse segments, one packed segment of at most the length of one segment, kept free by
-//!   `packed/RESERVE` for the time when the disk is full; to merge, as much as is needed of 16 segments, which is not
-//!   begun unless twice that is free. A full disk is no failure: it is tried again after the next checkpoint.
+//!   `packed/RESERVE` for the time when the disk is full, and made again of the first file that comes free then; to
+//!   merge, as much as is needed of 16 segments, which is not begun unless twice that is free. A full disk is no
+//!   failure: it is tried again after the next checkpoint.
 //! - Time of the disk: it writes and syncs 1 MiB at a time. While others commit, it then rests as long as that took,
 //!   unless it has fallen behind.
 
@@ -39,6 +40,7 @@ use super::counters::LogCounters;
 use super::error::LogError;
 use super::index::{Look, Sealed};
 use super::keeper::Live;
+use super::supply::{Claim, Supply};
 use super::writer::{Inbox, Upkeep};
 use super::{Index, Reader, packed, segment};
 use crate::disk::Disk;
@@ -65,6 +67,7 @@ pub struct Reclaim {
     pub reader: Reader,
     pub inbox: Arc<Inbox>,
     pub counters: Arc<LogCounters>,
+    pub supply: Arc<Supply>,
     /// Most bytes of a packed segment.
     pub segment_bytes: u64,
     /// Of the next packed segment.
@@ -77,6 +80,14 @@ pub struct Task {
     pub live: Live,
     /// Segments in places before it may be rewritten.
     pub end: SegmentNumber,
+}
+
+/// Gives the space of the reserve to what needs it more; whether there was any.
+pub fn release_reserve(disk: &dyn Disk) -> Result<bool, LogError> {
+    match disk.remove(RESERVE) {
+        Err(error) if error.is_not_found() => Ok(false),
+        removed => Ok(removed.map(|()| true)?),
+    }
 }
 
 /// The thread; it stops at the next piece when this is dropped.
@@ -272,8 +283,15 @@ impl Reclaim {
     ) -> Result<bool, LogError> {
         let mut packed = self.pack(job, behind, shared);
         let is_full = |packed: &Result<Outcome, LogError>| packed.as_ref().is_err_and(LogError::is_no_space);
-        if is_full(&packed) && reason == Reason::Sparse && self.release_reserve()? {
+        if is_full(&packed) && reason == Reason::Sparse {
+            self.supply.claim(Claim::Reclaim, true);
+            release_reserve(&*self.disk)?;
             packed = self.pack(job, behind, shared);
+            if is_full(&packed) {
+                // What is needed of one is less than half of it.
+                let one = Job { inputs: job.inputs[..1].to_vec(), merged: job.merged };
+                packed = self.pack(&one, behind, shared);
+            }
         }
         if is_full(&packed) {
             return Ok(false);
@@ -320,27 +338,39 @@ impl Reclaim {
         packed
     }
 
-    /// Sees to it that there is space for a rewrite, unless the disk is full already.
+    /// Sees to it that there is space for a rewrite on a full disk.
     fn keep_reserve(&self) -> Result<(), LogError> {
-        if self.disk.exists(RESERVE)? {
-            if self.disk.open(RESERVE)?.length()? == self.segment_bytes {
-                return Ok(());
-            }
-            self.disk.remove(RESERVE)?;
+        self.supply.restore(Claim::Reclaim, || Ok(self.has_reserve()? || self.make_reserve()?))
+    }
+
+    /// Whether there is one of the right length; one of another goes.
+    fn has_reserve(&self) -> Result<bool, LogError> {
+        let length = self.length_of(RESERVE)?;
+        if length.is_some_and(|length| length != self.segment_bytes) {
+            release_reserve(&*self.disk)?;
         }
-        match self.disk.create(RESERVE)?.allocate(self.segment_bytes) {
-            Err(error) if error.is_no_space() => Ok(self.disk.remove(RESERVE)?),
-            allocated => Ok(allocated?),
+        Ok(length == Some(self.segment_bytes))
+    }
+
+    /// The length of a file that another thread may remove; none if it has.
+    fn length_of(&self, path: &str) -> Result<Option<u64>, LogError> {
+        match self.disk.open(path) {
+            Ok(file) => Ok(Some(file.length()?)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 
-    /// Gives the reserve up; whether there was one.
-    fn release_reserve(&self) -> Result<bool, LogError> {
-        let there = self.disk.exists(RESERVE)?;
-        if there {
-            self.disk.remove(RESERVE)?;
+    /// Whether the disk had space for one.
+    fn make_reserve(&self) -> Result<bool, LogError> {
+        match self.disk.create(RESERVE)?.allocate(self.segment_bytes) {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_no_space() => {
+                release_reserve(&*self.disk)?;
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
         }
-        Ok(there)
     }
 
     /// Sums up what was seen last.
@@ -352,16 +382,12 @@ impl Reclaim {
         }
         self.counters.live_bytes.set(live);
         self.counters.dead_bytes.set(dead);
-        let mut reserve = 0;
-        for path in [RESERVE, super::checkpoint::RESERVE] {
-            if self.disk.exists(path)? {
-                reserve += self.disk.open(path)?.length()?;
-            }
-        }
+        let packing = self.length_of(RESERVE)?.unwrap_or_default();
+        let checkpoint = self.length_of(super::checkpoint::RESERVE)?.unwrap_or_default();
         let entries = self.disk.list("log")?;
         let free = entries.iter().filter(|entry| segment::parse_free_name(&entry.name).is_some());
-        reserve += free.count() as u64 * self.segment_bytes;
-        self.counters.reserve_bytes.set(reserve);
+        let free = free.count() as u64 * self.segment_bytes;
+        self.counters.reserve_bytes.set(packing + checkpoint + free);
         Ok(())
     }
 }

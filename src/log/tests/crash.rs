@@ -33,6 +33,22 @@ struct State {
     /// Operations until the power goes, if it does.
     left: Option<u64>,
     operations: u64,
+    /// Bytes that all files can have together, if there is a bound.
+    space: Option<u64>,
+}
+
+impl State {
+    /// Makes a file longer, if there is space.
+    fn grow(&mut self, file: usize, length: usize) -> Result<(), io::ErrorKind> {
+        let used: usize = self.names.values().map(|file| self.files[*file].now.len()).sum();
+        let content = &mut self.files[file];
+        let more = length.saturating_sub(content.now.len());
+        if more > 0 && self.space.is_some_and(|space| (used + more) as u64 > space) {
+            return Err(io::ErrorKind::StorageFull);
+        }
+        content.now.resize(content.now.len() + more, 0);
+        Ok(())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -83,6 +99,11 @@ impl CrashDisk {
         self.lock().left = Some(operations);
     }
 
+    /// Bounds the bytes of all files together.
+    pub fn bound(&self, bytes: u64) {
+        self.lock().space = Some(bytes);
+    }
+
     /// Operations so far that change something.
     pub fn operations(&self) -> u64 {
         self.lock().operations
@@ -99,7 +120,7 @@ impl CrashDisk {
         let state = self.lock();
         let mut names = state.durable_names.clone();
         state.changes.iter().take_while(|_| keeps()).for_each(|change| change.apply(&mut names));
-        let mut after = State::default();
+        let mut after = State { space: state.space, ..State::default() };
         for (path, file) in names {
             let content = &state.files[file];
             let mut bytes = content.durable.clone();
@@ -201,7 +222,9 @@ impl Disk for CrashDisk {
 
     fn remove(&self, path: &str) -> Result<(), DiskError> {
         let mut state = self.change(Operation::Remove, path)?;
-        assert!(state.names.contains_key(path), "{path}");
+        if !state.names.contains_key(path) {
+            return Err(fault(Operation::Remove, path, io::ErrorKind::NotFound));
+        }
         let change = Change { from: Some(path.to_owned()), to: None };
         change.apply(&mut state.names);
         state.changes.push(change);
@@ -226,7 +249,9 @@ impl Disk for CrashDisk {
     }
 
     fn free_bytes(&self) -> Result<u64, DiskError> {
-        Ok(u64::MAX)
+        let state = self.lock();
+        let used: usize = state.names.values().map(|file| state.files[*file].now.len()).sum();
+        Ok(state.space.map_or(u64::MAX, |space| space.saturating_sub(used as u64)))
     }
 
     fn lock(&self, _: &str) -> Result<Box<dyn DiskLock>, DiskError> {
@@ -245,6 +270,8 @@ impl DiskFile for CrashFile {
     fn write_at(&self, parts: &mut [IoSlice<'_>], position: u64) -> Result<(), DiskError> {
         let mut state = self.disk.change(Operation::Write, &self.path)?;
         let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        let grown = state.grow(self.file, position as usize + bytes.len());
+        grown.map_err(|kind| fault(Operation::Write, &self.path, kind))?;
         let content = &mut state.files[self.file];
         apply(&mut content.now, position as usize, &bytes);
         content.unsynced.push((position as usize, bytes));
@@ -273,10 +300,8 @@ impl DiskFile for CrashFile {
 
     fn allocate(&self, length: u64) -> Result<(), DiskError> {
         let mut state = self.disk.change(Operation::Allocate, &self.path)?;
-        let content = &mut state.files[self.file];
-        let length = content.now.len().max(length as usize);
-        content.now.resize(length, 0);
-        Ok(())
+        let grown = state.grow(self.file, length as usize);
+        grown.map_err(|kind| fault(Operation::Allocate, &self.path, kind))
     }
 
     fn length(&self) -> Result<u64, DiskError> {

@@ -35,8 +35,8 @@ fn next_room(harness: &Harness) -> Room {
     }
 }
 
-fn expect_room(harness: &Harness, expected: Room) {
-    assert_eq!(next_room(harness), expected);
+fn until_ample(harness: &Harness) {
+    while next_room(harness) != Room::Ample {}
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn a_full_disk_is_told_in_time_and_ends_when_segments_have_left() {
     }
     // The files of those that have left are taken, though none can be made yet.
     if harness.room.take() != Some(Room::Ample) {
-        expect_room(&harness, Room::Ample);
+        until_ample(&harness);
     }
     harness.publish(offset, offset + 50, SIZE);
     offset += 50;
@@ -99,7 +99,47 @@ fn the_reserve_has_an_end_and_that_is_told_before_it_comes() {
         harness.commit(vec![plain(Kind::Acked, b"")]);
     }
     full.store(false, Ordering::Relaxed);
-    expect_room(&harness, Room::Ample);
+    until_ample(&harness);
+}
+
+#[test]
+fn a_full_disk_behind_a_slow_helper_leaves_a_segment_for_what_is_under_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let (slow, full) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (held, is_full) = (slow.clone(), full.clone());
+    let disk = HookDisk::over(dir.path(), move |operation, path| {
+        let new = operation == Operation::Allocate && path.to_string_lossy().contains(".seg");
+        while new && held.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
+        let refused = new && is_full.load(Ordering::Relaxed);
+        if refused { Verdict::Fail(io::ErrorKind::StorageFull) } else { Verdict::Go }
+    });
+    let mut harness = try_open(disk, options()).unwrap();
+    while harness.log.counters().segments.get() < 3 {
+        std::thread::yield_now();
+    }
+    slow.store(true, Ordering::Relaxed);
+    // Twelve fit a segment. Three wait at a time, as long as nobody says that the disk is full.
+    let (mut sent, mut committed, mut told) = (0, 0, None);
+    while committed < sent || told.is_none() {
+        if told.is_none() && sent < committed + 3 {
+            harness.submit(vec![run(sent, 1, 20_000)]);
+            sent += 1;
+            continue;
+        }
+        match harness.events.recv_timeout(Duration::from_millis(200)) {
+            Ok(LogEvent::Committed { placed, .. }) => committed += placed.len() as u64,
+            Ok(LogEvent::Room(room)) => told = Some(room),
+            Ok(_) => {}
+            Err(_) => {
+                assert_eq!((told, full.swap(true, Ordering::Relaxed)), (None, false), "all had room");
+                slow.store(false, Ordering::Relaxed);
+            }
+        }
+    }
+    assert_eq!(told, Some(Room::Reserve));
+    harness.assert_holds(sent, 20_000);
 }
 
 #[test]
@@ -113,7 +153,7 @@ fn what_is_larger_than_all_that_is_left_waits_and_that_is_told() {
     let tickets: Vec<_> = (0..9).map(|at| harness.submit(vec![run(at, 1, size)])).collect();
     while next_room(&harness) != Room::Exhausted {}
     full.store(false, Ordering::Relaxed);
-    expect_room(&harness, Room::Ample);
+    until_ample(&harness);
     let after = harness.submit(vec![plain(Kind::Acked, b"")]);
     assert!(after > *tickets.last().unwrap());
     harness.wait(after).unwrap();

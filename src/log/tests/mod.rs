@@ -17,4 +17,5 @@ mod reclaim;
 mod reclaim_faults;
 mod recycling;
 mod salvage;
+mod small_disk;
 mod support;

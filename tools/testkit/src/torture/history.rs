@@ -163,13 +163,18 @@ impl History {
         self.lock().reasons.get(reason).copied().unwrap_or(0)
     }
 
-    /// From now on an error with this reason is nothing unexpected.
+    /// From now on an error with this reason is nothing unexpected, nor a line with these words in a server's log.
     pub fn tolerate(&self, reason: &'static str) {
         self.lock().tolerated.insert(reason);
     }
 
     pub fn tolerates(&self, reason: &str) -> bool {
         self.lock().tolerated.contains(reason)
+    }
+
+    /// Whether what a server wrote is nothing unexpected.
+    pub fn tolerates_line(&self, line: &str) -> bool {
+        self.lock().tolerated.iter().any(|tolerated| line.contains(tolerated))
     }
 
     /// When the disk's log grew beyond this length: what was recorded before was recorded at this length, or a lower one.

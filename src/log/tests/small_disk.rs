@@ -1,0 +1,79 @@
+//! A disk that is full of what nobody needs: all of its space comes back, whatever ran out first.
+
+use std::time::{Duration, Instant};
+
+use super::super::*;
+use super::crash::{CrashDisk, Unsynced};
+use super::support::*;
+use crate::record::Kind;
+
+const SIZE: usize = 20_000;
+const SLOW: QueueId = QueueId(3);
+/// One message in so many stays; so hardly a segment holds nothing that is needed.
+const STAYS: u64 = 11;
+/// More than that is a disk that stays full.
+const CHECKPOINTS_MAX: usize = 60;
+
+/// Publishes until the disk is full, to two queues; the end of the first.
+fn fill(harness: &mut Harness, mut end: u64, slow: &mut u64) -> u64 {
+    while harness.room.is_none_or(|room| room == Room::Ample) {
+        end += 1;
+        let record = if end.is_multiple_of(STAYS) {
+            *slow += 1;
+            run_of(SLOW, *slow - 1, 1, SIZE)
+        } else {
+            run(end, 1, SIZE)
+        };
+        harness.commit(vec![record]);
+        if end.is_multiple_of(12) {
+            harness.checkpoint(b"any", 0).unwrap();
+        }
+    }
+    end
+}
+
+/// Takes checkpoints at which nothing but the slow queue from `first` on is needed until the disk has space again.
+fn recover(harness: &mut Harness, first: u64) {
+    let counters = harness.log.counters();
+    for _ in 0..CHECKPOINTS_MAX {
+        harness.commit(vec![plain(Kind::Acked, b"")]);
+        let passes = counters.reclaim_passes.get();
+        let live = move |queue, end: Offset| queue == SLOW && end.0 > first;
+        if harness.checkpoint_where(b"any", Arc::new(live)).unwrap() {
+            let start = Instant::now();
+            while counters.reclaim_passes.get() == passes && start.elapsed() < Duration::from_secs(20) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        if harness.room == Some(Room::Ample) {
+            return;
+        }
+    }
+    panic!("the disk stays full: {counters:?}");
+}
+
+#[test]
+fn the_space_of_what_is_not_needed_comes_back() {
+    for (segments, restarts) in [(40, false), (40, true), (20, false), (20, true)] {
+        let mut disk = CrashDisk::default();
+        disk.bound(segments * SEGMENT_BYTES);
+        let mut harness = try_open(Arc::new(disk.clone()), options()).unwrap();
+        let (mut end, mut slow) = (0, 0);
+        for round in 0..4 {
+            let first = slow;
+            end = fill(&mut harness, end, &mut slow);
+            if restarts {
+                drop(harness);
+                disk = disk.after_crash(Unsynced::Kept);
+                harness = try_open(Arc::new(disk.clone()), options()).unwrap();
+            }
+            recover(&mut harness, first);
+            for offset in first..slow {
+                let plan = harness.log.index().plan(SLOW, &[Offset(offset)], 0).unwrap();
+                let piece = &plan.pieces[0];
+                let read = harness.log.reader().read(piece.location, piece.first, 1, u64::MAX).unwrap();
+                assert_eq!(read.messages[0].body, body(offset, SIZE), "round {round}");
+            }
+        }
+    }
+}
