@@ -16,11 +16,12 @@ use super::directory::list_if_there;
 use super::error::{FrameFault, LogError};
 use super::frame::{FRAME_ALIGN, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FRAME_TRAILER_BYTES};
 use super::recovery::{FIRST_FRAME_AT, Opened, Recovery, open_listed, open_segment};
+use super::reserve::Reserve;
 use super::salvage::{Damage, Hole, is_zero, search};
 use super::segment::{self, Blank, Salts};
 use super::tail::{Chain, Current};
 use super::window::Window;
-use super::{checkpoint, index, packed};
+use super::{index, packed};
 use crate::disk::{Disk, DiskFile, Entry, join};
 use crate::ids::SegmentNumber;
 
@@ -108,7 +109,7 @@ pub fn judge(recovery: &Recovery<'_>, fault: FrameFault) -> Result<Judged, LogEr
 pub fn settle(recovery: &mut Recovery<'_>, fault: FrameFault) -> Result<Ending, LogError> {
     let Judged { remains, blanks, unlisted, missing, highest, entries } = judge(recovery, fault)?;
     // On a full disk this gives what making the end firm may need.
-    checkpoint::release_reserve(recovery.disk)?;
+    Reserve::Checkpoint.release(recovery.disk)?;
     let mut ending = Ending { blanks, missing, highest, ..Ending::default() };
     for hole in &recovery.holes {
         ending.damage.push(keep_copy(recovery.disk, hole)?);

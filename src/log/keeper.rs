@@ -16,9 +16,10 @@ use super::checkpoint::{Checkpoints, Mark, New, Parts, Taken};
 use super::counters::LogCounters;
 use super::error::LogError;
 use super::reclaim::{Reclaimer, Task};
+use super::reserve::Reserve;
 use super::supply::Supply;
 use super::writer::{Inbox, Upkeep};
-use super::{CheckpointEnd, Index, LogEvent, OnEvent, Reader, packed, reclaim, segment};
+use super::{CheckpointEnd, Index, LogEvent, OnEvent, Reader, packed, segment};
 use crate::disk::Disk;
 use crate::host::{Host, Receiver, Sender, Thread, channel};
 use crate::ids::{Offset, QueueId, SegmentNumber};
@@ -116,7 +117,7 @@ impl House {
                 let written = unless_full(self.checkpoint(*checkpoint))?;
                 if written.is_none() {
                     self.supply.give_up()?;
-                    reclaim::release_reserve(&*self.disk)?;
+                    Reserve::Reclaim.release(&*self.disk)?;
                 }
                 (self.on_event)(LogEvent::CheckpointEnded(match written {
                     Some(Taken::Written) => CheckpointEnd::Written,

@@ -70,6 +70,7 @@ mod packed;
 mod reader;
 mod reclaim;
 mod recovery;
+mod reserve;
 mod salvage;
 mod segment;
 mod set;

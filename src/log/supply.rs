@@ -18,12 +18,8 @@
 //! # How many are kept
 //! As many as were used since files came last, so that a flow that begins n segments between two checkpoints finds n;
 //! at least what the log keeps ready and one more, at most [`KEPT_MAX`]. The others are unlinked, so that space is free
-//! when a backlog is gone.
-//!
-//! # On a full disk
-//! Files that are kept are used before a new one is tried. But what gives space back goes first: checkpoints, and
-//! reclaim, have a reserve each, and who had to use its own has a [`Claim`] until it is whole again. As long as there is
-//! one, the log gets no file, lest it takes what they have freed.
+//! when a backlog is gone. On a full disk all are used before a new one is tried, but none while a reserve is not whole
+//! ([`super::reserve`]).
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, IoSlice};
@@ -32,6 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::counters::LogCounters;
 use super::error::LogError;
+use super::reserve::Reserve;
 use super::segment::{self, Blank, SEGMENT_HEADER_BYTES};
 use super::tail::AHEAD;
 use crate::disk::{Disk, DiskError, DiskFile, Operation};
@@ -58,14 +55,8 @@ struct Free {
     files: VecDeque<SegmentNumber>,
     /// Files used since some came last.
     used: usize,
-    claims: Vec<Claim>,
-}
-
-/// Who lacks space that the log must leave to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claim {
-    Checkpoint,
-    Reclaim,
+    /// Reserves that are not whole.
+    claims: Vec<Reserve>,
 }
 
 impl Supply {
@@ -104,24 +95,26 @@ impl Supply {
         self.unlink(all)
     }
 
-    /// Whether the log must leave space to this one from now on.
-    pub fn claim(&self, claim: Claim, lacks: bool) {
-        let mut free = self.lock();
-        free.claims.retain(|other| *other != claim);
-        if lacks {
-            free.claims.push(claim);
-        }
+    /// Gives a reserve's space to what it is for. The log gets no file from now on until it is restored.
+    pub fn draw_on(&self, reserve: Reserve) -> Result<(), LogError> {
+        self.claim(reserve, true);
+        reserve.release(&*self.disk)
     }
 
-    /// Makes a reserve whole, if need be with the space of a file that is kept. The log waits until that is done.
-    pub fn restore(
-        &self,
-        claim: Claim,
-        mut restore: impl FnMut() -> Result<bool, LogError>,
-    ) -> Result<(), LogError> {
-        let whole = restore()? || (self.give_up_one()? && restore()?);
-        self.claim(claim, !whole);
+    /// Makes a reserve whole, if need be with the space of a file that is kept.
+    pub fn restore(&self, reserve: Reserve, bytes: u64) -> Result<(), LogError> {
+        let whole =
+            reserve.keep(&*self.disk, bytes)? || (self.give_up_one()? && reserve.keep(&*self.disk, bytes)?);
+        self.claim(reserve, !whole);
         Ok(())
+    }
+
+    fn claim(&self, reserve: Reserve, lacks: bool) {
+        let mut free = self.lock();
+        free.claims.retain(|other| *other != reserve);
+        if lacks {
+            free.claims.push(reserve);
+        }
     }
 
     fn give_up_one(&self) -> Result<bool, LogError> {

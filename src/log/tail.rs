@@ -290,7 +290,7 @@ impl Tail {
 
     fn fits(&self, payload_len: u64) -> bool {
         let listing = if self.unlisted.is_some() { listing_len() } else { 0 };
-        let kept_free = if self.unlisted.is_some() || self.listed.len() >= AHEAD { 0 } else { FRAME_ALIGN };
+        let kept_free = if self.unlisted.is_some() || !self.listed.is_empty() { 0 } else { FRAME_ALIGN };
         let end = self.current.position.max(FIRST_FRAME_AT) + frame_len(payload_len + listing) + kept_free;
         end <= self.current.bytes
     }

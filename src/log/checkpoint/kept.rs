@@ -5,15 +5,17 @@ use std::sync::Arc;
 use super::file::{self, Draft, Kept, Kind, Name};
 use super::found::points;
 use super::parts::{Fresh, Merged, Parts, Source};
-use super::{Broken, CheckpointFault, Mark, reserve, set_aside};
+use super::{Broken, CheckpointFault, Mark, set_aside};
 use crate::disk::Disk;
 use crate::ids::{Lsn, Uid};
 use crate::log::counters::LogCounters;
 use crate::log::error::LogError;
-use crate::log::supply::{Claim, Supply};
+use crate::log::reserve::Reserve;
+use crate::log::supply::Supply;
 
 /// Of each kind.
 const KEPT: usize = 2;
+const RESERVE_BYTES_MIN: u64 = 1 << 20;
 
 /// See the module's header.
 pub struct Checkpoints {
@@ -79,7 +81,7 @@ impl Checkpoints {
     /// Sees to it that the next checkpoint has space on a full disk.
     pub fn restore_reserve(&self) -> Result<(), LogError> {
         let largest = self.files.iter().map(|file| file.bytes).max().unwrap_or_default();
-        self.supply.restore(Claim::Checkpoint, || reserve::keep(&*self.disk, 2 * largest))
+        self.supply.restore(Reserve::Checkpoint, RESERVE_BYTES_MIN.max(2 * largest))
     }
 
     /// The place that a start can begin from whichever one file is damaged, or all of the last place; none if there is
@@ -151,8 +153,7 @@ impl Checkpoints {
         let draft = Draft { cluster: self.cluster, kind, since, mark: new.mark, head: new.head };
         match draft.write(&*self.disk, parts()?) {
             Err(Broken::Log(error)) if error.is_no_space() => {
-                self.supply.claim(Claim::Checkpoint, true);
-                reserve::release(&*self.disk)?;
+                self.supply.draw_on(Reserve::Checkpoint)?;
                 draft.write(&*self.disk, parts()?)
             }
             written => written,

@@ -50,13 +50,11 @@ mod file;
 mod found;
 mod kept;
 mod parts;
-mod reserve;
 
 pub use file::{Kept, Kind, Name};
 pub use found::{Found, Image, Point, find, image, list, points, remove_temps};
 pub use kept::{Checkpoints, New, Taken};
 pub use parts::Parts;
-pub use reserve::{RESERVE, release as release_reserve};
 
 use std::path::PathBuf;
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::*;
 use crate::disk::{Operation, RealDisk};
 use crate::log::LogCounters;
+use crate::log::reserve::Reserve;
 use crate::log::supply::Supply;
 use crate::log::system::SegmentAdded;
 use crate::log::tests::crash::{CrashDisk, Unsynced};
@@ -342,7 +343,7 @@ fn a_base_waits_for_space_and_nothing_leaves_that_it_would_need() {
     run.take(&[(1, vec![1; 100])]).unwrap();
     run.take(&[(2, vec![2; 100])]).unwrap();
     assert_eq!((run.names(), run.fallback()), (vec!["Base 10".to_owned(), "Delta 20".to_owned()], None));
-    assert!(dir.path().join(RESERVE).exists());
+    assert!(dir.path().join(Reserve::Checkpoint.path()).exists());
     run.take(&[(3, vec![3; 100])]).unwrap();
     assert_eq!(run.names(), ["Base 10", "Delta 20", "Base 30", "Delta 30"]);
     assert_eq!(run.fallback(), Some(20));

@@ -40,7 +40,8 @@ use super::counters::LogCounters;
 use super::error::LogError;
 use super::index::{Look, Sealed};
 use super::keeper::Live;
-use super::supply::{Claim, Supply};
+use super::reserve::Reserve;
+use super::supply::Supply;
 use super::writer::{Inbox, Upkeep};
 use super::{Index, Reader, packed, segment};
 use crate::disk::Disk;
@@ -50,8 +51,6 @@ use pace::Pace;
 use pack::{Job, Outcome};
 use policy::{Candidate, Reason};
 
-/// Space for one rewrite on a full disk.
-const RESERVE: &str = "packed/RESERVE";
 /// Segments that are looked through again in one pass: so the cost of looking stays in proportion to what is
 /// written, and of `n` segments each is seen again after `n` / 64 checkpoints.
 const LOOKS_MAX: usize = 64;
@@ -80,14 +79,6 @@ pub struct Task {
     pub live: Live,
     /// Segments in places before it may be rewritten.
     pub end: SegmentNumber,
-}
-
-/// Gives the space of the reserve to what needs it more; whether there was any.
-pub fn release_reserve(disk: &dyn Disk) -> Result<bool, LogError> {
-    match disk.remove(RESERVE) {
-        Err(error) if error.is_not_found() => Ok(false),
-        removed => Ok(removed.map(|()| true)?),
-    }
 }
 
 /// The thread; it stops at the next piece when this is dropped.
@@ -223,7 +214,7 @@ impl Reclaim {
                 break;
             }
         }
-        self.keep_reserve()?;
+        self.supply.restore(Reserve::Reclaim, self.segment_bytes)?;
         self.account(task.end)?;
         self.counters.reclaim_passes.add(1);
         Ok(())
@@ -284,10 +275,9 @@ impl Reclaim {
         let mut packed = self.pack(job, behind, shared);
         let is_full = |packed: &Result<Outcome, LogError>| packed.as_ref().is_err_and(LogError::is_no_space);
         if is_full(&packed) && reason == Reason::Sparse {
-            self.supply.claim(Claim::Reclaim, true);
-            release_reserve(&*self.disk)?;
+            self.supply.draw_on(Reserve::Reclaim)?;
             packed = self.pack(job, behind, shared);
-            if is_full(&packed) {
+            if is_full(&packed) && job.inputs.len() > 1 {
                 // What is needed of one is less than half of it.
                 let one = Job { inputs: job.inputs[..1].to_vec(), merged: job.merged };
                 packed = self.pack(&one, behind, shared);
@@ -338,41 +328,6 @@ impl Reclaim {
         packed
     }
 
-    /// Sees to it that there is space for a rewrite on a full disk.
-    fn keep_reserve(&self) -> Result<(), LogError> {
-        self.supply.restore(Claim::Reclaim, || Ok(self.has_reserve()? || self.make_reserve()?))
-    }
-
-    /// Whether there is one of the right length; one of another goes.
-    fn has_reserve(&self) -> Result<bool, LogError> {
-        let length = self.length_of(RESERVE)?;
-        if length.is_some_and(|length| length != self.segment_bytes) {
-            release_reserve(&*self.disk)?;
-        }
-        Ok(length == Some(self.segment_bytes))
-    }
-
-    /// The length of a file that another thread may remove; none if it has.
-    fn length_of(&self, path: &str) -> Result<Option<u64>, LogError> {
-        match self.disk.open(path) {
-            Ok(file) => Ok(Some(file.length()?)),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Whether the disk had space for one.
-    fn make_reserve(&self) -> Result<bool, LogError> {
-        match self.disk.create(RESERVE)?.allocate(self.segment_bytes) {
-            Ok(()) => Ok(true),
-            Err(error) if error.is_no_space() => {
-                release_reserve(&*self.disk)?;
-                Ok(false)
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// Sums up what was seen last.
     fn account(&self, end: SegmentNumber) -> Result<(), LogError> {
         let (mut live, mut dead) = (0, 0);
@@ -382,12 +337,11 @@ impl Reclaim {
         }
         self.counters.live_bytes.set(live);
         self.counters.dead_bytes.set(dead);
-        let packing = self.length_of(RESERVE)?.unwrap_or_default();
-        let checkpoint = self.length_of(super::checkpoint::RESERVE)?.unwrap_or_default();
+        let reserves = Reserve::Checkpoint.bytes(&*self.disk)? + Reserve::Reclaim.bytes(&*self.disk)?;
         let entries = self.disk.list("log")?;
         let free = entries.iter().filter(|entry| segment::parse_free_name(&entry.name).is_some());
         let free = free.count() as u64 * self.segment_bytes;
-        self.counters.reserve_bytes.set(packing + checkpoint + free);
+        self.counters.reserve_bytes.set(reserves + free);
         Ok(())
     }
 }
