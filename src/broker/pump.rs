@@ -298,6 +298,15 @@ impl Shell {
         Ok(())
     }
 
+    /// Tells the operator which messages cannot be served, and what to do.
+    fn tell_loss(&self, queue: QueueId, damaged: &[Offset]) {
+        let name = self.state.queue(queue).map(|queue| &queue.name);
+        if let (Some(name), [first, ..]) = (name, damaged) {
+            let count = damaged.len();
+            tracing::error!(queue = %name, %first, count, "data loss: messages of a queue cannot be read; stop the server and run forebay fsck to see what is hit");
+        }
+    }
+
     fn read_done(&mut self, done: ReadDone, now: Now) {
         let ReadDone { queue, purpose, found } = done;
         let Found { messages, mut damaged, missing, too_large } = found;
@@ -307,6 +316,7 @@ impl Shell {
             tracing::error!(%queue, %offset, %error, "a message cannot be found");
             damaged.push(offset);
         }
+        self.tell_loss(queue, &damaged);
         match purpose {
             Purpose::Deliver { consumer, subscription, handed, memory } => {
                 if let Some(consumer) = self.consumers.get_mut(consumer) {

@@ -59,7 +59,7 @@ fn place_of(data: &Path, n: usize) -> (PathBuf, usize) {
 async fn served(site: &Site) -> Vec<usize> {
     let server = site.start();
     let mut clients = server.clients();
-    let mut bodies = Vec::new();
+    let (mut bodies, mut lost) = (Vec::new(), false);
     let name = forebay_testkit::subscription("q");
     for _ in 0..10 * MESSAGES {
         let request = PullRequest { subscription: name.clone(), max_messages: 100, ..PullRequest::default() };
@@ -72,10 +72,19 @@ async fn served(site: &Site) -> Vec<usize> {
                 bodies.extend(received.iter().map(|received| body(received).to_vec()));
                 ack(&mut clients, &name, ack_ids(&received)).await;
             }
-            Err(status) => assert_eq!(status.code(), tonic::Code::DataLoss, "{status:?}"),
+            Err(status) => {
+                assert_eq!(status.code(), tonic::Code::DataLoss, "{status:?}");
+                lost = true;
+            }
         }
     }
-    end(server).await;
+    let (status, stderr) = end(server).await;
+    assert!(status.success(), "{stderr}");
+    let advice = "data loss: messages of a queue cannot be read; stop the server and run forebay fsck";
+    let told = stderr
+        .lines()
+        .any(|line| line.contains(advice) && line.contains("queue=namespaces/default/queues/q "));
+    assert!(told || !lost, "{stderr}");
     let number = |body: &Vec<u8>| std::str::from_utf8(&body[1..5]).unwrap().parse().unwrap();
     let numbers: Vec<usize> = bodies.iter().map(number).collect();
     assert!(numbers.iter().zip(&bodies).all(|(n, body)| *body == long(*n)));

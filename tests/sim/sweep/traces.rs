@@ -56,7 +56,7 @@ const UNEVEN: &[Step] = &[Publish(0, &[90_000]), Publish(1, &[500]), Publish(0, 
 
 pub const TRACES: &[Trace] = &[
     Trace { name: "first start", changes_min: 15, looks_min: 0, ..ANY },
-    Trace { name: "publish", steps: FEW, changes_min: 32, looks_min: 0, ..ANY },
+    Trace { name: "publish", steps: FEW, changes_min: 29, looks_min: 0, ..ANY },
     Trace {
         name: "batches",
         queues: 2,
@@ -66,16 +66,16 @@ pub const TRACES: &[Trace] = &[
             PublishSeveral(&[(0, 10), (1, 5_000), (0, 20)]),
             Together(&[PublishSeveral(&[(1, 1), (0, 2)]), Take(0, "default", 3, Ack)]),
         ],
-        changes_min: 20,
-        looks_min: 15,
+        changes_min: 14,
+        looks_min: 12,
         ..ANY
     },
     Trace {
         name: "producer",
         before: &[act(&[Create(0), Stamped(0, 10)], End::Close)],
         steps: &[Stamped(0, 20), Stamped(0, 3_000), Stamped(0, 30)],
-        changes_min: 17,
-        looks_min: 13,
+        changes_min: 16,
+        looks_min: 10,
         ..ANY
     },
     Trace {
@@ -89,7 +89,7 @@ pub const TRACES: &[Trace] = &[
         ],
         shows: |c| c.redeliveries > 0,
         changes_min: 13,
-        looks_min: 23,
+        looks_min: 18,
         ..ANY
     },
     Trace {
@@ -102,8 +102,8 @@ pub const TRACES: &[Trace] = &[
             Take(0, "default", 5, Ack),
         ],
         shows: |c| c.redeliveries > 0,
-        changes_min: 20,
-        looks_min: 17,
+        changes_min: 18,
+        looks_min: 14,
         ..ANY
     },
     Trace {
@@ -112,7 +112,7 @@ pub const TRACES: &[Trace] = &[
         steps: &[Take(0, "default", 2, Retry(200)), WaitMs(300), Take(0, "default", 5, Ack)],
         shows: |c| c.redeliveries > 0,
         changes_min: 13,
-        looks_min: 21,
+        looks_min: 17,
         ..ANY
     },
     Trace {
@@ -127,8 +127,8 @@ pub const TRACES: &[Trace] = &[
             TakeDead(0, 5),
         ],
         shows: |c| c.dead_letters == 2,
-        changes_min: 23,
-        looks_min: 21,
+        changes_min: 21,
+        looks_min: 17,
         ..ANY
     },
     Trace {
@@ -142,7 +142,7 @@ pub const TRACES: &[Trace] = &[
             Configure(0, 3),
         ],
         changes_min: 15,
-        looks_min: 19,
+        looks_min: 12,
         ..ANY
     },
     Trace {
@@ -156,14 +156,14 @@ pub const TRACES: &[Trace] = &[
             Take(0, "default", 5, Ack),
         ],
         changes_min: 15,
-        looks_min: 21,
+        looks_min: 17,
         ..ANY
     },
     Trace {
         name: "purge",
         before: &[act(FEW, End::Close)],
         steps: &[Take(0, "default", 1, Extend), Purge(0, 2), Publish(0, &[5]), Purge(0, 4), Publish(0, &[6])],
-        changes_min: 20,
+        changes_min: 13,
         looks_min: 15,
         ..ANY
     },
@@ -172,7 +172,7 @@ pub const TRACES: &[Trace] = &[
         before: &[act(FEW, End::Close)],
         steps: &[Peek(0), Cancel(0, 1), Publish(0, &[5]), Cancel(0, 0), Take(0, "default", 5, Ack)],
         changes_min: 13,
-        looks_min: 22,
+        looks_min: 14,
         ..ANY
     },
     Trace {
@@ -181,7 +181,7 @@ pub const TRACES: &[Trace] = &[
         before: &[act(&[Create(0), Create(1), Publish(0, &[10]), Publish(1, &[10])], End::Close)],
         steps: &[Delete(0), Publish(1, &[5]), Create(0), Publish(0, &[6]), Stamped(0, 7)],
         changes_min: 15,
-        looks_min: 17,
+        looks_min: 14,
         ..ANY
     },
     Trace {
@@ -190,8 +190,8 @@ pub const TRACES: &[Trace] = &[
         steps: &[MUCH, WaitMs(20), MUCH, WaitMs(20)],
         shows: |c| c.segments_begun >= 2,
         every: 2,
-        changes_min: 60,
-        looks_min: 36,
+        changes_min: 44,
+        looks_min: 35,
         ..ANY
     },
     Trace {
@@ -200,8 +200,8 @@ pub const TRACES: &[Trace] = &[
         steps: &[MUCH, WaitMs(50), Take(0, "default", 3, Ack), MUCH, WaitMs(50)],
         shows: |c| c.checkpoints >= 2 && c.checkpoint_bases >= 1,
         every: 2,
-        changes_min: 66,
-        looks_min: 75,
+        changes_min: 56,
+        looks_min: 64,
         ..ANY
     },
     Trace {
@@ -210,8 +210,8 @@ pub const TRACES: &[Trace] = &[
         steps: &[Times(2, &[MUCH, Take(0, "default", 5, Ack), WaitMs(50)])],
         shows: |c| c.segments_dropped > 0 && c.segments_recycled > 0,
         every: 4,
-        changes_min: 75,
-        looks_min: 95,
+        changes_min: 64,
+        looks_min: 76,
         ..ANY
     },
     Trace {
@@ -224,8 +224,8 @@ pub const TRACES: &[Trace] = &[
         steps: &[Times(2, &[MUCH, Take(0, "default", 5, Ack), WaitMs(50)])],
         shows: |c| c.segments_rewritten > 0,
         every: 4,
-        changes_min: 80,
-        looks_min: 140,
+        changes_min: 68,
+        looks_min: 120,
         ..ANY
     },
     Trace {
@@ -250,8 +250,8 @@ pub const TRACES: &[Trace] = &[
         steps: &[MUCH, WaitMs(20), MUCH, WaitMs(500)],
         shows: |c| c.segments_merged > 0,
         every: 8,
-        changes_min: 100,
-        looks_min: 400,
+        changes_min: 81,
+        looks_min: 350,
         ..ANY
     },
     Trace {
@@ -259,23 +259,23 @@ pub const TRACES: &[Trace] = &[
         before: &[act(FEW, End::Close), act(&[Publish(0, &[9])], End::Close)],
         steps: &[Take(0, "default", 9, Ack)],
         changes_min: 8,
-        looks_min: 20,
+        looks_min: 17,
         ..ANY
     },
     Trace {
         name: "restart after a kill",
         before: &[act(&[Create(0), MUCH, MUCH, Take(0, "default", 2, Ack), Publish(0, &[9])], End::Kill)],
         steps: &[Publish(0, &[5]), Take(0, "default", 2, Ack)],
-        changes_min: 16,
-        looks_min: 27,
+        changes_min: 10,
+        looks_min: 20,
         ..ANY
     },
     Trace {
         name: "restart after a power cut",
         before: &[act(&[Create(0), MUCH, Together(&[MUCH, Publish(0, &[4])])], End::PowerLoss)],
         steps: &[Publish(0, &[5]), Take(0, "default", 2, Ack)],
-        changes_min: 26,
-        looks_min: 13,
+        changes_min: 22,
+        looks_min: 12,
         ..ANY
     },
     Trace {
@@ -287,8 +287,8 @@ pub const TRACES: &[Trace] = &[
         }],
         steps: &[Publish(0, &[5]), Peek(0), Publish(0, &[5])],
         shows: |c| c.losses_told > 0,
-        changes_min: 15,
-        looks_min: 42,
+        changes_min: 14,
+        looks_min: 36,
         ..ANY
     },
     Trace {
@@ -300,7 +300,7 @@ pub const TRACES: &[Trace] = &[
         }],
         steps: &[Take(0, "default", 4, Ack)],
         changes_min: 9,
-        looks_min: 60,
+        looks_min: 50,
         ..ANY
     },
     Trace {
@@ -312,8 +312,8 @@ pub const TRACES: &[Trace] = &[
         }],
         steps: &[Publish(0, &[5]), MUCH, WaitMs(50)],
         every: 2,
-        changes_min: 36,
-        looks_min: 70,
+        changes_min: 30,
+        looks_min: 59,
         ..ANY
     },
     Trace {
@@ -323,8 +323,8 @@ pub const TRACES: &[Trace] = &[
         capacity: Some(7 << 19),
         shows: |c| c.disk_full > 0,
         every: 6,
-        changes_min: 125,
-        looks_min: 125,
+        changes_min: 96,
+        looks_min: 93,
         ..ANY
     },
 ];
