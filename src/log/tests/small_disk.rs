@@ -1,10 +1,14 @@
 //! A disk that is full of what nobody needs: all of its space comes back, whatever ran out first.
 
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use super::super::reserve::Reserve;
+use super::super::supply::Supply;
 use super::super::*;
 use super::crash::{CrashDisk, Unsynced};
 use super::support::*;
+use crate::disk::Disk;
 use crate::record::Kind;
 
 const SIZE: usize = 20_000;
@@ -76,4 +80,29 @@ fn the_space_of_what_is_not_needed_comes_back() {
             }
         }
     }
+}
+
+#[test]
+fn the_log_gets_no_file_until_a_reserve_that_was_drawn_on_is_whole() {
+    let disk = CrashDisk::default();
+    disk.bound(3 * SEGMENT_BYTES);
+    let supply = Supply::new(Arc::new(disk.clone()), SEGMENT_BYTES, Arc::default());
+    let prepare = |number| supply.prepare(SegmentNumber(number), &AtomicBool::new(false));
+    supply.restore(Reserve::Reclaim, SEGMENT_BYTES).unwrap();
+    assert!(prepare(1).unwrap().is_some());
+    supply.draw_on(Reserve::Reclaim).unwrap();
+    assert!(prepare(2).unwrap_err().is_no_space(), "there is space, for something else");
+    // All of it is used.
+    disk.create("packed/one.seg").unwrap().allocate(2 * SEGMENT_BYTES).unwrap();
+    supply.restore(Reserve::Reclaim, SEGMENT_BYTES).unwrap();
+    assert!(prepare(2).unwrap_err().is_no_space());
+    // A segment leaves: the reserve is made of its file.
+    disk.rename("log/00000000000000000001.seg", "log/00000000000000000001.free").unwrap();
+    supply.give(vec![SegmentNumber(1)]).unwrap();
+    supply.restore(Reserve::Reclaim, SEGMENT_BYTES).unwrap();
+    assert_eq!(disk.bytes(Reserve::Reclaim.path()).len() as u64, SEGMENT_BYTES);
+    assert!(disk.names("log").is_empty());
+    // The next one is the log's.
+    disk.remove("packed/one.seg").unwrap();
+    assert!(prepare(2).unwrap().is_some());
 }
