@@ -117,7 +117,7 @@ impl House {
                 let written = unless_full(self.checkpoint(*checkpoint))?;
                 if written.is_none() {
                     self.supply.give_up()?;
-                    Reserve::Reclaim.release(&*self.disk)?;
+                    self.supply.draw_on(Reserve::Reclaim)?;
                 }
                 (self.on_event)(LogEvent::CheckpointEnded(match written {
                     Some(Taken::Written) => CheckpointEnd::Written,
@@ -139,7 +139,7 @@ impl House {
             let covered = if planted::bug("unlinked-before-checkpoint") { mark.lsn } else { fallback.lsn() };
             self.remove_files(mark.set.dropped_before(covered))?;
         }
-        // On a full disk those that have one are looked at.
+        // Those that a full disk has no space for are made later.
         unless_full(self.index.write_sealed())?;
         if let Some(fallback) = fallback {
             self.drop_dead(fallback.start, &*live);

@@ -14,6 +14,7 @@ use super::packed;
 use super::reader::Reader;
 use super::reclaim::{Reclaim, Reclaimer};
 use super::recovery::Recovery;
+use super::reserve::Reserve;
 use super::segment::{Blank, Salts};
 use super::set::SegmentSet;
 use super::spare::SpareMaker;
@@ -83,8 +84,12 @@ pub fn open_on(
     };
     let cluster = directory.identity.cluster;
     let checkpoints = Checkpoints::new(disk.clone(), cluster, counters.clone(), supply.clone(), files);
-    // Before anything else can take the space.
+    // Making the end firm has drawn on the one, and the last run may have on the other.
+    supply.claim(Reserve::Checkpoint);
     checkpoints.restore_reserve()?;
+    if tail.set.members().any(|member| packed::is_packed(member.segment)) {
+        supply.claim(Reserve::Reclaim);
+    }
     let house = House {
         disk: disk.clone(),
         index: index.clone(),

@@ -1,8 +1,9 @@
 //! Space that is kept for when the disk is full: files that say nothing.
 //!
-//! Space goes first to checkpoints then, without which nothing may be removed; next to reclaim, which gives back more
-//! than it takes; and to the log last, which would use up what the two have freed. Who has drawn on a reserve claims
-//! space until it is whole again, and as long as somebody does the log gets no file ([`super::supply`]).
+//! Checkpoints have one, without which nothing may be removed, and reclaim, which gives back more than it takes. Who has
+//! drawn on its reserve claims space until it is whole again: so long the log, which would use up what the two have freed,
+//! leaves a file or as much free space for each claim ([`super::supply`]). A reserve that was never drawn on claims
+//! nothing: a disk may be too small for it.
 
 use super::error::LogError;
 use crate::disk::Disk;
@@ -25,13 +26,20 @@ impl Reserve {
 
     /// Sees to it that there are so many bytes; false if the disk is full.
     pub fn keep(self, disk: &dyn Disk, bytes: u64) -> Result<bool, LogError> {
-        if self.bytes(disk)? >= bytes {
+        let there = self.bytes(disk)?;
+        // Not much more, either: what it is for may have become smaller.
+        if there > 4 * bytes {
+            self.release(disk)?;
+        } else if there >= bytes {
             return Ok(true);
         }
-        self.release(disk)?;
-        match disk.create(self.path()).and_then(|file| file.allocate(bytes)) {
+        let file = match disk.open(self.path()) {
+            Err(error) if error.is_not_found() => disk.create(self.path()),
+            opened => opened,
+        };
+        match file.and_then(|file| file.allocate(bytes)) {
             Ok(()) => Ok(true),
-            Err(error) if error.is_no_space() => self.release(disk).map(|()| false),
+            Err(error) if error.is_no_space() => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

@@ -18,8 +18,8 @@
 //! # How many are kept
 //! As many as were used since files came last, so that a flow that begins n segments between two checkpoints finds n;
 //! at least what the log keeps ready and one more, at most [`KEPT_MAX`]. The others are unlinked, so that space is free
-//! when a backlog is gone. On a full disk all are used before a new one is tried, but none while a reserve is not whole
-//! ([`super::reserve`]).
+//! when a backlog is gone. On a full disk all are used before a new one is tried, but one for each reserve that was drawn
+//! on ([`super::reserve`]).
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, IoSlice};
@@ -55,7 +55,7 @@ struct Free {
     files: VecDeque<SegmentNumber>,
     /// Files used since some came last.
     used: usize,
-    /// Reserves that are not whole.
+    /// Reserves that were drawn on and are not whole again.
     claims: Vec<Reserve>,
 }
 
@@ -95,26 +95,28 @@ impl Supply {
         self.unlink(all)
     }
 
-    /// Gives a reserve's space to what it is for. The log gets no file from now on until it is restored.
+    /// Gives a reserve's space to what it is for.
     pub fn draw_on(&self, reserve: Reserve) -> Result<(), LogError> {
-        self.claim(reserve, true);
+        self.claim(reserve);
         reserve.release(&*self.disk)
     }
 
-    /// Makes a reserve whole, if need be with the space of a file that is kept.
-    pub fn restore(&self, reserve: Reserve, bytes: u64) -> Result<(), LogError> {
-        let whole =
-            reserve.keep(&*self.disk, bytes)? || (self.give_up_one()? && reserve.keep(&*self.disk, bytes)?);
-        self.claim(reserve, !whole);
-        Ok(())
-    }
-
-    fn claim(&self, reserve: Reserve, lacks: bool) {
+    /// From now on the log leaves space for this reserve, until it is whole.
+    pub fn claim(&self, reserve: Reserve) {
         let mut free = self.lock();
-        free.claims.retain(|other| *other != reserve);
-        if lacks {
+        if !free.claims.contains(&reserve) {
             free.claims.push(reserve);
         }
+    }
+
+    /// Makes a reserve whole, if it claims space with that of a file that is kept.
+    pub fn restore(&self, reserve: Reserve, bytes: u64) -> Result<(), LogError> {
+        let claims = self.lock().claims.contains(&reserve);
+        let keep = || reserve.keep(&*self.disk, bytes);
+        if keep()? || (claims && self.give_up_one()? && keep()?) {
+            self.lock().claims.retain(|other| *other != reserve);
+        }
+        Ok(())
     }
 
     fn give_up_one(&self) -> Result<bool, LogError> {
@@ -132,12 +134,14 @@ impl Supply {
     pub fn prepare(&self, segment: SegmentNumber, stop: &AtomicBool) -> Result<Option<Blank>, LogError> {
         loop {
             let mut free = self.lock();
-            if !free.claims.is_empty() && !planted::bug("reserve-eaten-by-the-log") {
-                let path = self.disk.full_path(&segment::path(segment));
-                return Err(DiskError::io(Operation::Allocate, path, ErrorKind::StorageFull.into()).into());
-            }
-            let Some(old) = free.files.pop_back() else { break };
+            let left = if planted::bug("reserve-eaten-by-the-log") { 0 } else { free.claims.len() };
+            let old = if free.files.len() > left { free.files.pop_back() } else { None };
+            let kept = free.files.len();
             drop(free);
+            let Some(old) = old else {
+                self.check_space(segment, left.saturating_sub(kept))?;
+                break;
+            };
             if let Some(blank) = self.recycle(old, segment)? {
                 self.lock().used += 1;
                 self.counters.segments_recycled.add(1);
@@ -150,6 +154,15 @@ impl Supply {
             self.counters.segments_created.add(1);
         }
         Ok(made)
+    }
+
+    /// The disk counts as full unless there is space for so many files more besides the one that is made.
+    fn check_space(&self, segment: SegmentNumber, more: usize) -> Result<(), LogError> {
+        if more == 0 || self.disk.free_bytes()? >= self.segment_bytes * (1 + more as u64) {
+            return Ok(());
+        }
+        let path = self.disk.full_path(&segment::path(segment));
+        Err(DiskError::io(Operation::Allocate, path, ErrorKind::StorageFull.into()).into())
     }
 
     /// Makes the file of a segment that has left that of a new one, unless it is of another length: then it goes.

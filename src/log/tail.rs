@@ -28,8 +28,8 @@ use crate::record::{Body, Record};
 
 const FIRST_FRAME_AT: u64 = SEGMENT_HEADER_BYTES as u64;
 
-/// How many blank segments are kept ready behind the one that is written. A segment is begun only when so many are, or
-/// when the disk is known to be full: so one is left then for what is under way, and for acks.
+/// How many blank segments are kept ready behind the one that is written. Once a log is open, a segment is begun only when
+/// so many are, or when the disk is known to be full: so one is left then for what is under way, and for acks.
 pub const AHEAD: usize = 2;
 /// With less than this left on a full disk nothing more is taken; smaller segments keep a quarter of one.
 const EXHAUSTED_BYTES: u64 = 4 << 20;
