@@ -29,6 +29,14 @@ fn start(dir: &Path, room: Room) -> Running {
     Running { broker: opened.broker, task: tokio::spawn(opened.task.run()) }
 }
 
+/// A broker with space, whose queue has one message.
+async fn with_message(dir: &Path) -> Running {
+    let ample = start(dir, Room::Ample);
+    ample.broker.create_queue(queue(), QueueConfig::default(), true).await.unwrap();
+    ample.publish().await.unwrap();
+    ample
+}
+
 impl Running {
     async fn publish(&self) -> Result<Published, BrokerError> {
         let parts = StoredParts { meta: Bytes::new(), body: Bytes::from_static(b"body") };
@@ -68,10 +76,7 @@ fn subscription() -> SubscriptionName {
 #[tokio::test]
 async fn a_full_disk_refuses_what_grows_and_takes_what_finishes() {
     let dir = tempfile::tempdir().unwrap();
-    let ample = start(dir.path(), Room::Ample);
-    ample.broker.create_queue(queue(), QueueConfig::default(), true).await.unwrap();
-    ample.publish().await.unwrap();
-    ample.close().await;
+    with_message(dir.path()).await.close().await;
 
     let full = start(dir.path(), Room::Reserve);
     assert_eq!(full.publish().await, Err(BrokerError::DiskFull));
@@ -92,9 +97,7 @@ async fn a_full_disk_refuses_what_grows_and_takes_what_finishes() {
 #[tokio::test]
 async fn without_even_the_reserve_nothing_is_taken_until_there_is_space() {
     let dir = tempfile::tempdir().unwrap();
-    let ample = start(dir.path(), Room::Ample);
-    ample.broker.create_queue(queue(), QueueConfig::default(), true).await.unwrap();
-    ample.publish().await.unwrap();
+    let ample = with_message(dir.path()).await;
     let delivery = ample.pull().await.remove(0);
     ample.publish().await.unwrap();
     ample.close().await;
@@ -116,10 +119,7 @@ async fn without_even_the_reserve_nothing_is_taken_until_there_is_space() {
 #[tokio::test]
 async fn a_full_disk_takes_no_dead_letters() {
     let dir = tempfile::tempdir().unwrap();
-    let ample = start(dir.path(), Room::Ample);
-    ample.broker.create_queue(queue(), QueueConfig::default(), true).await.unwrap();
-    ample.publish().await.unwrap();
-    ample.close().await;
+    with_message(dir.path()).await.close().await;
 
     let full = start(dir.path(), Room::Reserve);
     let delivery = full.pull().await.remove(0);

@@ -86,11 +86,17 @@ fn the_space_of_what_is_not_needed_comes_back() {
     }
 }
 
-#[test]
-fn the_log_leaves_space_for_a_reserve_that_was_drawn_on() {
+/// A disk that has space for two segments, and where its files come from.
+fn two_segments() -> (CrashDisk, Supply) {
     let disk = CrashDisk::default();
     disk.bound(2 * SEGMENT_BYTES);
     let supply = Supply::new(Arc::new(disk.clone()), SEGMENT_BYTES, Arc::default());
+    (disk, supply)
+}
+
+#[test]
+fn the_log_leaves_space_for_a_reserve_that_was_drawn_on() {
+    let (disk, supply) = two_segments();
     let prepare = |number| supply.prepare(SegmentNumber(number), &AtomicBool::new(false));
     let is_full = |number| prepare(number).err().is_some_and(|error| error.is_no_space());
     supply.restore(Reserve::Reclaim, SEGMENT_BYTES).unwrap();
@@ -120,9 +126,7 @@ fn the_log_leaves_space_for_a_reserve_that_was_drawn_on() {
 
 #[test]
 fn a_reserve_that_the_disk_is_too_small_for_takes_nothing_from_the_log() {
-    let disk = CrashDisk::default();
-    disk.bound(2 * SEGMENT_BYTES);
-    let supply = Supply::new(Arc::new(disk.clone()), SEGMENT_BYTES, Arc::default());
+    let (disk, supply) = two_segments();
     let prepare = |number| supply.prepare(SegmentNumber(number), &AtomicBool::new(false));
     assert!(prepare(1).unwrap().is_some() && prepare(2).unwrap().is_some());
     supply.restore(Reserve::Reclaim, SEGMENT_BYTES).unwrap();
