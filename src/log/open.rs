@@ -90,6 +90,11 @@ pub fn open_on(
     if tail.set.members().any(|member| packed::is_packed(member.segment)) {
         supply.claim(Reserve::Reclaim);
     }
+    // Before anything is taken: more than what is left would wait, and all behind it.
+    let room = tail.room(Room::Ample, supply.lacks_space(tail::AHEAD.saturating_sub(tail.listed.len()))?);
+    if room != Room::Ample {
+        on_event(LogEvent::Room(room));
+    }
     let house = House {
         disk: disk.clone(),
         index: index.clone(),
@@ -116,7 +121,7 @@ pub fn open_on(
         keeper: keeper.sender(),
         on_event,
         gather_bytes: Writer::gather_bytes(batch_bytes_max),
-        room: Room::Ample,
+        room,
     };
     let thread = host.spawn("log-writer", Box::new(move || writer.run())).map_err(no_thread)?;
     Ok(Log {

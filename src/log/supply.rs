@@ -156,9 +156,21 @@ impl Supply {
         Ok(made)
     }
 
+    /// Whether the disk seems to be too full for so many files.
+    pub fn lacks_space(&self, files: usize) -> Result<bool, LogError> {
+        let free = self.lock();
+        let new = (files + free.claims.len()).saturating_sub(free.files.len());
+        drop(free);
+        Ok(new > 0 && self.has_less_than(new)?)
+    }
+
+    fn has_less_than(&self, new_files: usize) -> Result<bool, LogError> {
+        Ok(self.disk.free_bytes()? < self.segment_bytes * new_files as u64)
+    }
+
     /// The disk counts as full unless there is space for so many files more besides the one that is made.
     fn check_space(&self, segment: SegmentNumber, more: usize) -> Result<(), LogError> {
-        if more == 0 || self.disk.free_bytes()? >= self.segment_bytes * (1 + more as u64) {
+        if more == 0 || !self.has_less_than(1 + more)? {
             return Ok(());
         }
         let path = self.disk.full_path(&segment::path(segment));

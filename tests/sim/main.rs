@@ -76,6 +76,20 @@ fn what_was_moved_over_a_segment_that_left_is_found() {
     run(252_589);
 }
 
+/// Subscriptions were lost to a flipped bit, which was told; their dead letters were not.
+#[test]
+fn a_lost_subscription_is_told_though_its_dead_letters_are_there() {
+    for seed in [279_210, 284_604] {
+        run(seed);
+    }
+}
+
+/// A start on a full disk took a request that was larger than what was left; acks waited behind it, and nothing left.
+#[test]
+fn a_start_on_a_full_disk_takes_nothing_that_has_to_wait() {
+    run(293_134);
+}
+
 #[test]
 fn the_same_seed_is_the_same_run() {
     for seed in 0..3 {

@@ -103,6 +103,8 @@ pub struct Model {
     places: BTreeMap<MessageId, (Uid, u64)>,
     queues: BTreeMap<Uid, Queue>,
     subscriptions: BTreeMap<Key, Subscription>,
+    /// Those that are there at the end.
+    left: BTreeSet<Key>,
     /// Queues that may be paused: since when, and whether that was answered.
     pauses: BTreeMap<String, (u64, bool)>,
     /// Where given-up messages were found.
@@ -261,12 +263,15 @@ impl Model {
         }
     }
 
-    /// At the end a queue has these subscriptions. What a lost one should have got is not expected, if damage was told:
-    /// who asks for it hears that it does not exist.
-    pub fn subscriptions_are(&mut self, queue: Uid, names: &[&str]) {
-        let damage_told = self.damage_told;
-        self.subscriptions
-            .retain(|(uid, name), _| *uid != queue || names.contains(&name.as_str()) || !damage_told);
+    /// At the end a queue has these subscriptions.
+    pub fn subscriptions_are(&mut self, queue: Uid, names: impl IntoIterator<Item = String>) {
+        self.left.extend(names.into_iter().map(|name| (queue, name)));
+    }
+
+    /// What a lost one should have got is not expected, if damage was told: who asks for it hears that it does not exist.
+    /// Its dead letters may be there.
+    fn is_subscription_lost(&self, key: &Key) -> bool {
+        self.damage_told && !self.left.contains(key)
     }
 
     pub fn deleted(&mut self, uid: Uid) {
@@ -447,7 +452,8 @@ impl Model {
 
     /// After all queues were emptied by acks: nothing that was promised is missing.
     pub fn check_end(&self) {
-        for ((uid, name), state) in &self.subscriptions {
+        let expected = self.subscriptions.iter().filter(|(key, _)| !self.is_subscription_lost(key));
+        for ((uid, name), state) in expected {
             let Some(queue) = self.queues.get(uid).filter(|queue| queue.deleted.is_none()) else { continue };
             let purged = queue.purged();
             for (offset, (id, index)) in queue.offsets.range(purged..) {

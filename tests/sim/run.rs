@@ -195,7 +195,7 @@ impl Run {
     }
 
     async fn live(&mut self, life: &Life, number: u64) {
-        self.host.note(format_args!("life {number}"));
+        self.host.note(format_args!("life {number}: {life:?}"));
         self.disk.begin(life.mishaps.clone());
         let Some(Running { world, task }) = self.open(number) else { return };
         let clients = std::mem::take(&mut self.clients).into_iter().map(|mut client| {
@@ -235,8 +235,8 @@ impl Run {
         if end != End::Close {
             self.coverage.kills += u64::from(end == End::Kill);
             self.disk.end();
-            // Its next change on the disk finds that all is over.
-            let _ = world.broker.drain().await;
+            // Its next change on the disk finds that all is over, if there is one: it may wait for space.
+            let _ = tokio::time::timeout(Duration::from_secs(1), world.broker.drain()).await;
         }
         let _ = world.broker.close().await;
     }
@@ -300,8 +300,8 @@ impl Run {
             let _ = world.broker.resume(all.clone()).await;
             let listed =
                 world.broker.list_subscriptions(queue_name(queue), None, 100).await.expect("it is there");
-            let names: Vec<_> = listed.iter().map(|view| view.name.subscription.as_str()).collect();
-            world.model().subscriptions_are(view.uid, &names);
+            let names = listed.iter().map(|view| view.name.subscription.as_str().to_owned());
+            world.model().subscriptions_are(view.uid, names);
             for subscription in listed {
                 let name = subscription.name.subscription;
                 let one = Target { subscription: Some(name.clone()), ..all.clone() };

@@ -17,7 +17,8 @@ fn disk(dir: &std::path::Path) -> (Arc<dyn crate::disk::Disk>, Arc<AtomicBool>) 
     let full = Arc::new(AtomicBool::new(false));
     let switch = full.clone();
     let disk = HookDisk::over(dir, move |operation, path| {
-        let new = operation == Operation::Allocate && path.to_string_lossy().contains(".seg");
+        let is_segment = || path.to_string_lossy().contains(".seg");
+        let new = operation == Operation::Allocate && is_segment() || operation == Operation::Inspect;
         let refused = new && full.load(Ordering::Relaxed);
         if refused { Verdict::Fail(io::ErrorKind::StorageFull) } else { Verdict::Go }
     });
@@ -98,6 +99,23 @@ fn the_reserve_has_an_end_and_that_is_told_before_it_comes() {
     for _ in 0..8 {
         harness.commit(vec![plain(Kind::Acked, b"")]);
     }
+    full.store(false, Ordering::Relaxed);
+    until_ample(&harness);
+}
+
+#[test]
+fn a_start_on_a_full_disk_says_so_before_it_takes_anything() {
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, full) = disk(dir.path());
+    let mut harness = try_open(disk.clone(), options()).unwrap();
+    full.store(true, Ordering::Relaxed);
+    while harness.room.take() != Some(Room::Exhausted) {
+        harness.commit(vec![plain(Kind::Acked, b"")]);
+    }
+    drop(harness);
+    let harness = try_open(disk, options()).unwrap();
+    let first = harness.events.try_recv();
+    assert!(matches!(first, Ok(LogEvent::Room(Room::Exhausted))), "{first:?}");
     full.store(false, Ordering::Relaxed);
     until_ample(&harness);
 }
