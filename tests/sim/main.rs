@@ -76,10 +76,11 @@ fn what_was_moved_over_a_segment_that_left_is_found() {
     run(252_589);
 }
 
-/// Subscriptions were lost to a flipped bit, which was told; their dead letters were not.
+/// Subscriptions were lost to a flipped bit, which was told, and their dead letters were not; or the dead letters' queue
+/// lost its name.
 #[test]
 fn a_lost_subscription_is_told_though_its_dead_letters_are_there() {
-    for seed in [279_210, 284_604] {
+    for seed in [279_210, 284_604, 297_634, 299_401] {
         run(seed);
     }
 }

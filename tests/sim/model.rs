@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use forebay::broker::QueueOffsets;
-use forebay::broker::api::Delivery;
+use forebay::broker::api::{Delivery, StoredMessage};
 use forebay::ids::{Offset, Uid};
 use forebay::record::meta::Meta;
 
@@ -127,6 +127,11 @@ pub fn body(id: PublishId, index: u32, size: u32) -> Bytes {
     body[8..12].copy_from_slice(&size.to_le_bytes());
     Random::new(u64::from(id.0) << 32 | u64::from(index)).fill(&mut body[LABEL_BYTES..]);
     body.into()
+}
+
+/// Whether a queue of this name was made again, as its creation was lost.
+pub fn is_recovered(name: &str) -> bool {
+    name.starts_with("recovered-")
 }
 
 fn label(body: &[u8]) -> Option<(MessageId, u32)> {
@@ -325,8 +330,9 @@ impl Model {
     /// Whether a dead letter of a queue was lost, which one nobody knows.
     fn is_letter_lost(&self, name: &str) -> bool {
         let dead = format!("{name}-dead");
-        self.lost_ranges.iter().any(|(_, of, _)| *of == dead)
-            || self.lost.iter().any(|(uid, _)| self.queues.get(uid).is_some_and(|queue| queue.name == dead))
+        let may_be = |of: &str| of == dead || is_recovered(of);
+        self.lost_ranges.iter().any(|(_, of, _)| may_be(of))
+            || self.lost.iter().any(|(uid, _)| self.queues.get(uid).is_some_and(|queue| may_be(&queue.name)))
     }
 
     /// Checks a message wherever it comes from; its offset.
@@ -399,6 +405,16 @@ impl Model {
         let is_new = |id: PublishId| self.publishes[id.0 as usize].began > self.life_began.max(made);
         let earlier = queue.offsets.range(queue.purged().min(offset)..offset);
         earlier.filter(|(_, (id, _))| is_new(*id)).map(|(offset, _)| *offset).collect()
+    }
+
+    /// A message is in a queue that was made again under another name: it may be a dead letter.
+    pub fn recovered(&mut self, message: &StoredMessage) {
+        let meta = Meta::decode(&message.meta).expect("the metadata of a message");
+        if let Some(letter) = meta.dead_letter {
+            let name = letter.subscription.rsplit('/').next().expect("a full name").to_owned();
+            let state = self.subscription(letter.queue_uid, &name);
+            state.given_up.entry(letter.offset.0).or_insert(message.queue_uid);
+        }
     }
 
     /// A given-up message has come to a dead-letter queue.

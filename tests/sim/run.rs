@@ -16,7 +16,7 @@ use crate::clients::{Client, Over, World, queue_name, settle, subscription_name,
 use crate::coverage::Coverage;
 use crate::disk::{Mishaps, SimDisk};
 use crate::host::SimHost;
-use crate::model::{Model, Pull};
+use crate::model::{Model, Pull, is_recovered};
 use crate::options::{End, Life, Options};
 use crate::random::Random;
 use crate::trace::{TRACE, Trace};
@@ -172,6 +172,7 @@ impl Run {
             return self.coverage();
         };
         self.empty(&running.world).await.expect("nothing ends it");
+        look_into_recovered(&running.world).await.expect("nothing ends it");
         let (broker, task) = (running.world.broker.clone(), running.task);
         broker.close().await.expect("it closes");
         task.await.expect("no panic").expect("it ends well");
@@ -355,6 +356,26 @@ impl Run {
         }
         panic!("{queue}/{subscription} does not come to be empty");
     }
+}
+
+/// Looks for dead letters in queues that were made again under other names, as their creation was lost.
+async fn look_into_recovered(world: &World) -> Result<(), Over> {
+    let all = world.broker.list_queues(Name::new("default").expect("a good name"), None, 1_000).await;
+    for view in all.expect("nothing ends it") {
+        let queue = view.name.queue.as_str();
+        if !is_recovered(queue) {
+            continue;
+        }
+        for offset in (view.first_offset.0..view.next_offset.0).map(Offset) {
+            let outlet = world.outflow.outlet();
+            match world.broker.peek(view.name.clone(), Some(offset), 1, 1, &outlet).await {
+                Ok(held) => held.value.iter().for_each(|message| world.model().recovered(message)),
+                Err(BrokerError::DataLoss { offset, .. }) => told_of_loss(world, queue, offset).await?,
+                Err(error) => panic!("{queue}/{offset} cannot be read: {error}"),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Looks at each message that is there: one that is given up for good, but damaged, comes to no consumer.
