@@ -670,7 +670,8 @@ impl Broker {
         self.call(|reply| Request::ServerStats { reply }).await
     }
 
-    /// Refuses new work, answers what is under way, and returns when all of it is on disk.
+    /// Refuses new work, answers what is under way, and returns when all of it is on disk; fails if there is no space for
+    /// it.
     pub async fn drain(&self) -> Result<(), BrokerError> {
         self.call(|reply| Request::Drain { reply }).await
     }

@@ -387,6 +387,8 @@ impl Shell {
             self.pull_ends(consumer);
         }
         self.commits.flush_all(&self.log, now.log_us);
+        // Nobody may give any before the end.
+        self.log.wait_no_more();
         self.commits.answer(Answer::new(reply, Ok(())));
     }
 }

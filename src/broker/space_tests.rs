@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,8 +10,9 @@ use tokio::task::JoinHandle;
 
 use super::api::*;
 use crate::core::types::*;
-use crate::disk::RealDisk;
+use crate::disk::{Operation, RealDisk};
 use crate::log::Room;
+use crate::log::tests::hook::{HookDisk, Verdict};
 use crate::names::{QueueName, SubscriptionName};
 use crate::record::{Lane, StoredParts};
 
@@ -39,9 +41,7 @@ async fn with_message(dir: &Path) -> Running {
 
 impl Running {
     async fn publish(&self) -> Result<Published, BrokerError> {
-        let parts = StoredParts { meta: Bytes::new(), body: Bytes::from_static(b"body") };
-        let message = NewMessage { lane: Lane::default(), parts };
-        self.broker.publish(queue(), vec![message], None).await
+        publish(self.broker.clone(), 4).await
     }
 
     async fn pull(&self) -> Vec<Delivery> {
@@ -132,4 +132,42 @@ async fn a_full_disk_takes_no_dead_letters() {
     let ample = start(dir.path(), Room::Ample);
     assert_eq!(ample.settle(delivery.ack_id, reject).await, Ok(vec![Settled::Ok]));
     ample.close().await;
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_no_space() {
+    let dir = tempfile::tempdir().unwrap();
+    let full = Arc::new(AtomicBool::new(false));
+    let is_full = full.clone();
+    let disk = HookDisk::over(dir.path(), move |operation, path| {
+        let new = operation == Operation::Allocate && path.to_string_lossy().contains(".seg");
+        let refused = new && is_full.load(Ordering::Relaxed);
+        if refused { Verdict::Fail(std::io::ErrorKind::StorageFull) } else { Verdict::Go }
+    });
+    let opened = super::open(disk, 256 << 10).unwrap();
+    let running = Running { broker: opened.broker, task: tokio::spawn(opened.task.run()) };
+    running.broker.create_queue(queue(), QueueConfig::default(), true).await.unwrap();
+    full.store(true, Ordering::Relaxed);
+    // All are taken before the disk is known to be full, and there is space for less than half of them.
+    let publishes: Vec<_> =
+        (0..20).map(|_| tokio::spawn(publish(running.broker.clone(), 100 << 10))).collect();
+    tokio::task::yield_now().await;
+    let drained = tokio::time::timeout(Duration::from_secs(60), running.broker.drain()).await;
+    assert!(drained.expect("it ends").is_err());
+    let mut stored = 0;
+    for publish in publishes {
+        stored += u64::from(publish.await.unwrap().is_ok());
+    }
+    assert!(stored < 10, "{stored}");
+    assert!(running.task.await.unwrap().is_err(), "the end says why");
+    full.store(false, Ordering::Relaxed);
+    let again = start(dir.path(), Room::Ample);
+    let after = again.broker.get_queue(queue()).await.unwrap().next_offset;
+    assert!(after.0 >= stored, "{after} of {stored}");
+    again.close().await;
+}
+
+async fn publish(broker: Broker, bytes: usize) -> Result<Published, BrokerError> {
+    let parts = StoredParts { meta: Bytes::new(), body: vec![b'x'; bytes].into() };
+    broker.publish(queue(), vec![NewMessage { lane: Lane::default(), parts }], None).await
 }

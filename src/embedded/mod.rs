@@ -204,7 +204,8 @@ impl Forebay {
     /// Dropped before it is ready, it goes on in the background.
     ///
     /// # Errors
-    /// [`Error::Stopped`] if the log had failed, or fails now: then what was not reported is not on disk.
+    /// [`Error::Stopped`] if the log had failed, or fails now, also as the disk is full: then what was not reported is not
+    /// on disk.
     pub async fn close(self) -> Result<(), Error> {
         let Self { shared, ended, .. } = self;
         shared.closing.store(true, Ordering::Relaxed);

@@ -352,6 +352,11 @@ impl Log {
         self.inbox.failure()
     }
 
+    /// From now on the log fails where it would have to wait for space.
+    pub fn wait_no_more(&self) {
+        self.closer.close();
+    }
+
     /// Commits what was submitted, ends the log with an empty frame, and waits for all that.
     pub fn close(mut self) -> Result<(), LogError> {
         self.end(Ending::Close);
@@ -379,4 +384,4 @@ impl Drop for Log {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

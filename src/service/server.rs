@@ -57,8 +57,9 @@ use crate::proto::v1::queue_service_server::QueueServiceServer;
 /// Largest request of health and reflection: a name, which an error repeats.
 const OTHERS_BYTES_MAX: usize = 2 << 10;
 const PENDING_ACCEPT_RESETS_MAX: usize = 32;
-/// Calls of a connection that were refused because too many were open are among them: it may have some now and then.
-const LOCAL_ERROR_RESETS_MAX: usize = 1_024;
+/// Calls of a connection that were refused because too many were open are among them: it may have some now and then,
+/// first of all those that it began before it knew how many may be.
+const LOCAL_ERROR_RESETS_MAX: usize = 512;
 const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
 const SEND_BUFFER_BYTES_MAX: usize = 128 << 10;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);

@@ -1,8 +1,10 @@
 //! `attack`: what publishing costs an honest client beside each attack, and alone, in turn.
 //!
 //! The honest client publishes on a schedule, and a latency runs from the moment at which its message was due: a server
-//! that is held up shows. Attacks come from a thread of their own and from another address. That thread has the machine
-//! only where nobody else wants it: attackers do not have their victim's processors, and what is measured is the server.
+//! that is held up shows. Attacks come from a thread of their own and from another address. What is measured is the server,
+//! so attackers do not have their victims' processors: the server's main thread, which answers calls, has one, and
+//! clients have the others, of which that thread takes only what nobody else wants (`SCHED_IDLE`). Else a scheduler lets
+//! the honest client wait for a few milliseconds behind the server, though the attacker alone has the other processor.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +14,8 @@ use std::time::{Duration, Instant};
 use forebay::proto::v1::PublishRequest;
 use forebay_testkit::attack::Attack;
 use forebay_testkit::{Clients, queue};
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::json;
 
 use crate::Failure;
@@ -28,8 +32,6 @@ const RATE: u32 = 500;
 const BODY_BYTES: usize = 1_024;
 /// From one round of an attack to the next.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Of Linux.
-const NICEST: i32 = 19;
 /// How many times as long as alone the slowest hundredth may take.
 const RATIO_MAX: f64 = 2.0;
 
@@ -56,9 +58,11 @@ pub async fn run(args: &AttackArgs) -> Result<Report, Failure> {
     let attacks: Vec<(Attack, Names)> =
         attacks.into_iter().map(|attack| (attack, Names::of(attack))).collect();
     let progress = Progress::start("attacking", args.judged.runs * attacks.len() as u64);
+    let processors = sched_getaffinity(None)?;
     let mut runs = Vec::new();
     for _ in 0..args.judged.runs {
         let site = Site::started(&args.server)?;
+        part(site.server().pid(), processors)?;
         let mut figures = Figures::new();
         for (attack, names) in &attacks {
             let (alone, beside) = pair(&site, *attack, Duration::from_secs(args.seconds)).await?;
@@ -122,8 +126,8 @@ impl Attacker {
         let over = Arc::new(AtomicBool::new(false));
         let is_over = over.clone();
         let thread = std::thread::spawn(move || {
-            // Of this thread alone. May not fail: anybody may be nicer.
-            rustix::process::nice(NICEST).expect("a thread may ask for less");
+            // May not fail: anybody may ask for less.
+            only_when_idle().expect("a thread may ask for less");
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime of one thread is made").block_on(async {
                 while !is_over.load(Ordering::Relaxed) {
@@ -139,4 +143,36 @@ impl Attacker {
         self.over.store(true, Ordering::Relaxed);
         tokio::task::block_in_place(|| self.thread.join()).expect("an attacker does not panic");
     }
+}
+
+/// Gives a server's main thread the first processor, its others all, and the threads of this process all but the first.
+fn part(server: i32, all: CpuSet) -> Result<(), Failure> {
+    let mut first = CpuSet::new();
+    let Some(cpu) = (0..CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu)).filter(|_| all.count() > 1) else {
+        return Ok(());
+    };
+    first.set(cpu);
+    let mut others = all;
+    others.unset(cpu);
+    // A server of a later run has begun with what this process had.
+    let of_server = |thread: i32| if thread == server { first } else { all };
+    allot(server, of_server)?;
+    allot(std::process::id() as i32, |_| others)
+}
+
+fn allot(process: i32, processors: impl Fn(i32) -> CpuSet) -> Result<(), Failure> {
+    for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        let Some(id) = thread?.file_name().to_str().and_then(|id| id.parse().ok()) else { continue };
+        // One that has ended meanwhile needs none.
+        let _ = sched_setaffinity(Pid::from_raw(id), &processors(id));
+    }
+    Ok(())
+}
+
+/// The calling thread has the machine only where nobody else wants it.
+fn only_when_idle() -> Result<(), thread_priority::Error> {
+    use thread_priority::{NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy};
+    let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+    let this = thread_priority::thread_native_id();
+    thread_priority::set_thread_priority_and_policy(this, ThreadPriority::Min, policy)
 }

@@ -18,13 +18,19 @@ pub async fn same(target: SocketAddr, frame: &[u8]) -> Result<bool, Stop> {
 /// Calls that are given up, so many together.
 pub async fn rapid_reset(target: SocketAddr, together: usize) -> Result<bool, Stop> {
     let raw = Raw::open(target, OWN, &[]).await?;
-    let pair = move |at: usize| {
+    let headers = call_headers(SERVER_INFO);
+    let pair = |at: usize| {
         let stream = 2 * at as u32 + 1;
-        [frame(HEADERS, END_HEADERS | END_STREAM, stream, &call_headers(SERVER_INFO)), reset(stream)].concat()
+        [frame(HEADERS, END_HEADERS | END_STREAM, stream, &headers), reset(stream)].concat()
     };
     // One by one they take long, and a few show it.
     let parts = if together == 1 { 2_000 } else { 20_000 / together };
-    Ok(raw.flood(parts, |at| (0..together).flat_map(|n| pair(at * together + n)).collect()).await)
+    Ok(raw.flood(parts, |at| joined(together, |n| pair(at * together + n))).await)
+}
+
+/// So many pieces in a row, without much work: what counts is what they cost the server.
+fn joined(count: usize, piece: impl Fn(usize) -> Vec<u8>) -> Vec<u8> {
+    (0..count).map(piece).collect::<Vec<_>>().concat()
 }
 
 fn reset(stream: u32) -> Vec<u8> {
@@ -42,9 +48,9 @@ pub async fn continuations(target: SocketAddr) -> Result<bool, Stop> {
 /// Requests that are begun and never go on.
 pub async fn many_streams(target: SocketAddr) -> Result<bool, Stop> {
     let raw = Raw::open(target, OWN, &[]).await?;
-    let begin =
-        |at: usize| (0..TOGETHER).flat_map(move |n| call(2 * (at * TOGETHER + n) as u32 + 1, PUBLISH));
-    Ok(raw.flood(20_000 / TOGETHER, |at| begin(at).collect()).await)
+    let headers = call_headers(PUBLISH);
+    let begin = |number: usize| frame(HEADERS, END_HEADERS, 2 * number as u32 + 1, &headers);
+    Ok(raw.flood(20_000 / TOGETHER, |at| joined(TOGETHER, |n| begin(at * TOGETHER + n))).await)
 }
 
 /// One request of frames without a byte.
