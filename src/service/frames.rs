@@ -14,7 +14,7 @@
 //!    headers of a request.
 //!
 //! Not repeated is what h2 bounds: CONTINUATION frames and the size of a header list, requests that are reset before
-//! they are served (32) or refused (1,024), small frames of DATA that nobody has read, more streams than are allowed.
+//! they are served (32) or refused (512), small frames of DATA that nobody has read, more streams than are allowed.
 //! Nothing is checked here that h2 checks too; where bytes make no sense h2 ends the connection.
 
 use tokio::time::Instant;

@@ -9,7 +9,7 @@
 //! | idle connection | 5 min | GOAWAY; clients connect anew |
 //! | frames that bring nothing | 4,096, and 256 a second more | floods end their connection, see [`super::frames`] |
 //! | streams on a connection | 127 to 256 | enough in flight for the commit path, and others wait for what one connection begins or gives up at once; follows the window |
-//! | pending-accept and local-error resets | 32, 1,024 | a flood of resets ends its connection; the second are counted over all of its life |
+//! | pending-accept and local-error resets | 32, 512 | a flood of resets ends its connection; the second are counted over all of its life |
 //! | header list | 16 KiB | no header of ours comes near |
 //! | frame | 16 to 256 KiB | fewer copies and wakeups for large bodies; what waits for memory has one |
 //! | window | 64 KiB to 1 MiB | what a sender may have under way unread, see [`super::windows`] |
