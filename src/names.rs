@@ -88,6 +88,11 @@ impl QueueName {
             _ => Err(form(text, FORM)),
         }
     }
+
+    /// Whether this is its text.
+    pub fn is(&self, text: &str) -> bool {
+        parts(text) == Some(["namespaces", self.namespace.as_str(), "queues", self.queue.as_str()])
+    }
 }
 
 impl fmt::Display for QueueName {
@@ -155,6 +160,10 @@ mod tests {
         let name = SubscriptionName::parse(text).unwrap();
         assert_eq!(name.to_string(), text);
         assert_eq!(QueueName::parse(&name.queue.to_string()).unwrap(), name.queue);
+        assert!(name.queue.is(&name.queue.to_string()));
+        for other in [text, "namespaces/default/queues/b", "namespaces/other/queues/a-Z_0.~+%", ""] {
+            assert!(!name.queue.is(other), "{other}");
+        }
         assert_eq!(parse_namespace("namespaces/n").unwrap().as_str(), "n");
     }
 

@@ -157,7 +157,7 @@ mod tests {
         let made = admin::create_queue(state, name.clone(), config, uid, Some(Uid::random()), NOW).unwrap();
         let id = enact(state, made);
         let run = LaneRun { lane: Lane::default(), count: 3, bytes: 3 };
-        let stored = publish(state, name, &[run], None, NOW).unwrap();
+        let stored = publish(state, state.queue_named(name).unwrap(), &[run], None, NOW).unwrap();
         enact(state, stored);
         id
     }

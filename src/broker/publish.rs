@@ -63,7 +63,7 @@ impl Shell {
         while let Some(mut publish) = publishes.next() {
             let counts = join(&mut publish, &mut publishes, bytes_max);
             let result = self.try_publish(publish, now);
-            if counts.len() == 1 { results.push(result) } else { results.extend(split(&result, &counts)) }
+            if counts.is_empty() { results.push(result) } else { results.extend(split(&result, &counts)) }
         }
         results
     }
@@ -76,8 +76,8 @@ impl Shell {
         self.check_room_to_grow()?;
         let runs = lane_runs(&messages);
         self.check_size(&runs)?;
-        let decision = publish::publish(&self.state, &queue, &runs, producer, now)?;
         let queue = self.state.queue_named(&queue)?;
+        let decision = publish::publish(&self.state, queue, &runs, producer, now)?;
         let (queue_uid, held) = (queue.uid, queue.pause.is_some());
         if !decision.events.is_empty() {
             let mut parts = messages.into_iter().map(|message| message.parts);
@@ -138,7 +138,8 @@ fn stored_bytes(message: &NewMessage) -> u64 {
     (message.parts.meta.len() + message.parts.body.len()) as u64
 }
 
-/// Adds the messages of those that follow to `publish`, as far as nobody could tell; how many messages each has.
+/// Adds the messages of those that follow to `publish`, as far as nobody could tell; how many messages each of them
+/// has, none if it stays alone.
 fn join(
     publish: &mut Publish,
     following: &mut Peekable<impl Iterator<Item = Publish>>,
@@ -148,17 +149,20 @@ fn join(
     let bytes = |publish: &Publish| {
         log_bytes(publish.messages.len() as u64, publish.messages.iter().map(stored_bytes).sum())
     };
-    let mut counts = vec![count(publish)];
-    let (mut joined, mut messages) = (bytes(publish), publish.messages.len());
+    let mut counts = Vec::new();
     if publish.producer.is_some() {
         return counts;
     }
+    let (mut joined, mut messages) = (bytes(publish), publish.messages.len());
     while let Some(next) = following.next_if(|next| {
         // What a lost record may have held is known by this bound.
         let fits =
             joined + bytes(next) <= bytes_max && messages + next.messages.len() <= PUBLISH_MESSAGES_MAX;
         next.producer.is_none() && next.queue == publish.queue && fits
     }) {
+        if counts.is_empty() {
+            counts.push(count(publish));
+        }
         joined += bytes(&next);
         messages += next.messages.len();
         counts.push(count(&next));

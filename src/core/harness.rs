@@ -98,7 +98,8 @@ impl Shard {
         producer: Option<ProducerStamp>,
     ) -> Result<PublishAnswer, Reject> {
         let run = LaneRun { lane: Lane::default(), count, bytes: u64::from(count) };
-        publish::publish(&self.state, &queue_name(queue), &[run], producer, self.now).map(|d| self.enact(d))
+        let queue = self.state.queue_named(&queue_name(queue))?;
+        publish::publish(&self.state, queue, &[run], producer, self.now).map(|d| self.enact(d))
     }
 
     pub fn subscription(&self, queue: &str, name: &str) -> &Subscription {

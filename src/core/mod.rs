@@ -19,6 +19,7 @@ pub mod config_codec;
 pub mod consume;
 pub mod dead_letter;
 pub mod delivery;
+mod directory;
 pub mod event;
 pub mod event_codec;
 pub mod misfit;

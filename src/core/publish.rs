@@ -2,11 +2,10 @@
 
 use super::Decision;
 use super::event::{Event, PublishedRun, StampedRequest};
-use super::state::State;
+use super::state::{Queue, State};
 use super::types::*;
 use crate::clock::Now;
 use crate::limits::PRODUCERS_MAX;
-use crate::names::QueueName;
 use crate::record::Lane;
 
 /// Consecutive messages of a request that share a lane; `bytes` are stored bytes.
@@ -23,12 +22,11 @@ pub struct LaneRun {
 /// If `runs` is empty: a request has at least one message.
 pub fn publish(
     state: &State,
-    queue: &QueueName,
+    queue: &Queue,
     runs: &[LaneRun],
     producer: Option<ProducerStamp>,
     now: Now,
 ) -> Result<Decision<PublishAnswer>, Reject> {
-    let queue = state.queue_named(queue)?;
     if let Some(stamp) = &producer {
         if let Some(answer) = queue.producers.check(&queue.name, stamp)? {
             return Ok(Decision { answer, events: Vec::new() });

@@ -4,9 +4,9 @@
 //! (iteration over hash maps never decides anything).
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 
 use super::delivery::Delivery;
+use super::directory::Directory;
 use super::event::{Event, PublishedRun, QueueCreated, SubscriptionCreated};
 use super::producers::Producers;
 use super::runs::OffsetRun;
@@ -23,7 +23,7 @@ const RESTART_GRACE_US: u64 = 1_000_000;
 #[derive(Clone, Debug, Default)]
 pub struct State {
     held: Tracked,
-    names: BTreeMap<QueueName, QueueId>,
+    names: Directory,
     counters: Counters,
     producers: usize,
 }
@@ -106,7 +106,7 @@ impl State {
 
     pub fn queue_named(&self, name: &QueueName) -> Result<&Queue, Reject> {
         let id = self.names.get(name).ok_or_else(|| Reject::QueueNotFound(name.clone()))?;
-        Ok(self.listed(*id))
+        Ok(self.listed(id))
     }
 
     /// Queues of a namespace in order of name, those after `after`.
@@ -115,10 +115,7 @@ impl State {
         namespace: &'a Name,
         after: Option<&Name>,
     ) -> impl Iterator<Item = &'a Queue> + use<'a> {
-        let lowest = Name::lowest();
-        let after = QueueName { namespace: namespace.clone(), queue: after.unwrap_or(&lowest).clone() };
-        let rest = self.names.range((Bound::Excluded(after), Bound::Unbounded));
-        rest.take_while(move |(name, _)| name.namespace == *namespace).map(|(_, id)| self.listed(*id))
+        self.names.after(namespace, after).map(|id| self.listed(id))
     }
 
     pub fn subscription(&self, id: SubscriptionId) -> Option<&Subscription> {
@@ -411,7 +408,7 @@ impl State {
 
     /// Adds a queue that was made before; false if another has its name.
     pub(super) fn recover_queue(&mut self, created: QueueCreated) -> bool {
-        let free = !self.names.contains_key(&created.name);
+        let free = self.names.get(&created.name).is_none();
         if free {
             self.counters.last_queue = self.counters.last_queue.max(created.queue);
             self.add_queue(&created);

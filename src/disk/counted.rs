@@ -126,6 +126,14 @@ impl DiskFile for CountedFile {
         self.file.length()
     }
 
+    fn read_nothing_ahead(&self) {
+        self.file.read_nothing_ahead();
+    }
+
+    fn will_read(&self, position: u64, length: u64) {
+        self.file.will_read(position, length);
+    }
+
     fn map(&self) -> Result<Mapped, DiskError> {
         self.file.map()
     }

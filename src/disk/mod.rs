@@ -57,6 +57,10 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     fn allocate(&self, length: u64) -> Result<(), DiskError>;
     /// The file's length in bytes.
     fn length(&self) -> Result<u64, DiskError>;
+    /// From now on the system reads nothing ahead of what is asked for. A hint.
+    fn read_nothing_ahead(&self) {}
+    /// Begins to read these bytes into the system's cache. A hint.
+    fn will_read(&self, _position: u64, _length: u64) {}
     /// The whole file in memory, read when this returns. For files that are never written or cut short again. A disk
     /// may map it: then pages that were dropped meanwhile are read again when they are touched.
     fn map(&self) -> Result<Mapped, DiskError> {

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Read, Seek, Write};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -195,6 +196,16 @@ impl DiskFile for RealFile {
     fn length(&self) -> Result<u64, DiskError> {
         let metadata = self.file.metadata().map_err(|error| self.error(Operation::Inspect, error))?;
         Ok(metadata.len())
+    }
+
+    // A hint that is not taken changes nothing but the time that reads take.
+    fn read_nothing_ahead(&self) {
+        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::Random);
+    }
+
+    fn will_read(&self, position: u64, length: u64) {
+        let _ =
+            rustix::fs::fadvise(&self.file, position, NonZeroU64::new(length), rustix::fs::Advice::WillNeed);
     }
 
     fn map(&self) -> Result<Mapped, DiskError> {

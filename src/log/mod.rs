@@ -55,6 +55,7 @@
 //! A start reads from the newest [`checkpoint`] on. [`keeper`] says how segments leave, [`reclaim`] how what is still
 //! needed of them is moved into [`packed`] ones.
 
+mod ahead;
 mod assemble;
 mod checkpoint;
 mod counters;

@@ -1,7 +1,6 @@
 //! Opening a log: the first start, and every later one.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use super::assemble::Assembler;
 use super::checkpoint::{self, Checkpoints, Found, ReplayStart};
@@ -18,7 +17,7 @@ use super::reserve::Reserve;
 use super::segment::{Blank, Salts};
 use super::set::SegmentSet;
 use super::spare::SpareMaker;
-use super::supply::Supply;
+use super::supply::{PIECE_BYTES_MAX, Supply};
 use super::system::{SegmentAdded, ServerStarted};
 use super::tail::{self, Blanks, Chain, Current, Room, Tail};
 use super::writer::{Inbox, Writer};
@@ -158,7 +157,7 @@ impl Blanks for Direct<'_> {
 
     fn wait(&mut self) -> Result<Blank, LogError> {
         let segment = self.wanted.expect("a file was asked for");
-        let prepared = self.supply.prepare(segment, &AtomicBool::new(false))?;
+        let prepared = self.supply.prepare(segment, &|_| Some(PIECE_BYTES_MAX))?;
         Ok(prepared.expect("nobody stops it"))
     }
 

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use bytes::Bytes;
 use memmap2::MmapMut;
 
+use super::ahead::ReadAhead;
 use super::error::LogError;
 use super::{Location, Piece, Plan, segment};
 use crate::disk::{Disk, DiskError, DiskFile};
@@ -394,7 +395,7 @@ impl Inner {
             if files.open.len() == OPEN_FILES_MAX {
                 files.let_go(0);
             }
-            files.open.push((segment, file));
+            files.open.push((segment, Arc::new(ReadAhead::of(file))));
         }
         Ok(files.open.last().expect("one was just put there").1.clone())
     }

@@ -1,5 +1,8 @@
 //! The helper that sees to the next segment's file ahead of need, off the commit path.
 //!
+//! A file that is not needed soon is made slowly: twice as fast as the log is written, or a small piece every [`REST`].
+//! So it is there when half of the current segment is full, and commits have the disk nearly to themselves meanwhile.
+//!
 //! A full disk is no failure: the helper tries again, at the latest after [`RETRY`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,13 +11,19 @@ use std::time::Duration;
 
 use super::error::LogError;
 use super::segment::Blank;
-use super::supply::Supply;
+use super::supply::{Filling, PIECE_BYTES_MAX, Supply};
 use super::tail::Blanks;
 use crate::host::{Condvar, Host, Thread};
 use crate::ids::SegmentNumber;
 
 /// When it is tried again after the disk was full.
 const RETRY: Duration = Duration::from_millis(500);
+/// Between the pieces of a file that has time, unless the log is written fast.
+const REST: Duration = Duration::from_millis(20);
+/// How often it is looked whether it is.
+const LOOK: Duration = Duration::from_millis(2);
+/// Of such a file: a commit waits for no more than this.
+const SLOW_PIECE_BYTES: u64 = 256 << 10;
 
 /// Tells the writer that a file is ready, or cannot be made now.
 pub type Wake = Box<dyn Fn() + Send>;
@@ -34,6 +43,8 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     stop: AtomicBool,
+    /// The writer waits for the file that is being made.
+    urgent: AtomicBool,
     /// Nobody waits for space any more.
     closing: AtomicBool,
 }
@@ -68,6 +79,7 @@ impl SpareMaker {
             state: Mutex::new(State::Idle),
             changed: Condvar::new(host),
             stop: AtomicBool::new(false),
+            urgent: AtomicBool::new(false),
             closing: AtomicBool::new(false),
         });
         let work = {
@@ -114,7 +126,7 @@ impl Shared {
         // Also when this thread panics, nobody may wait for it for ever.
         let _ended = Ended(self);
         while let Some(segment) = self.next_wanted() {
-            *self.lock() = match supply.prepare(segment, &self.stop) {
+            *self.lock() = match supply.prepare(segment, &|filling| self.pace(filling, supply)) {
                 Ok(None) => return,
                 Ok(Some(blank)) => State::Ready(Ok(blank)),
                 Err(error) if error.is_no_space() => State::Starved(segment, error),
@@ -123,6 +135,29 @@ impl Shared {
             self.changed.notify_all();
             wake();
         }
+    }
+
+    /// The next piece of a file, after a rest if there is time; none at the end.
+    fn pace(&self, filling: Filling, supply: &Supply) -> Option<u64> {
+        let hurried = || {
+            let written = supply.bytes_written() - filling.written_before;
+            self.urgent.load(Ordering::Relaxed) || filling.filled < 2 * written
+        };
+        let (mut state, mut rested) = (self.lock(), Duration::ZERO);
+        while filling.filled > 0 && rested < REST && !hurried() && !self.stop.load(Ordering::Relaxed) {
+            state = self.changed.wait_timeout(&self.state, state, LOOK);
+            rested += LOOK;
+        }
+        let piece = if hurried() { PIECE_BYTES_MAX } else { SLOW_PIECE_BYTES };
+        (!self.stop.load(Ordering::Relaxed)).then_some(piece)
+    }
+
+    /// Somebody is about to wait for the file that is being made, if one is.
+    fn hurry(&self) -> MutexGuard<'_, State> {
+        let state = self.lock();
+        self.urgent.store(true, Ordering::Relaxed);
+        self.changed.notify_all();
+        state
     }
 
     fn next_wanted(&self) -> Option<SegmentNumber> {
@@ -171,7 +206,7 @@ impl Blanks for SpareMaker {
     }
 
     fn wait_unless_full(&mut self) -> Result<Option<Blank>, LogError> {
-        let mut state = self.shared.lock();
+        let mut state = self.shared.hurry();
         while matches!(*state, State::Wanted(_)) {
             state = self.shared.changed.wait(&self.shared.state, state);
         }
@@ -180,7 +215,7 @@ impl Blanks for SpareMaker {
     }
 
     fn wait(&mut self) -> Result<Blank, LogError> {
-        let mut state = self.shared.lock();
+        let mut state = self.shared.hurry();
         loop {
             match std::mem::replace(&mut *state, State::Idle) {
                 State::Ready(made) => return made,
@@ -209,6 +244,7 @@ impl Blanks for SpareMaker {
         let mut state = self.shared.lock();
         if matches!(*state, State::Idle) {
             *state = State::Wanted(segment);
+            self.shared.urgent.store(false, Ordering::Relaxed);
             drop(state);
             self.shared.changed.notify_all();
         }

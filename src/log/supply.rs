@@ -1,7 +1,8 @@
 //! Where the files of new segments come from: those of segments that have left, else made anew.
 //!
 //! A new file is filled with zeroes, piece by piece, before it is used, so that a commit changes nothing of the file
-//! system. That writes everything twice. The file of a segment that has left has its blocks already, and maybe its
+//! system. That writes everything twice, and commits wait for the disk meanwhile; so who has time rests between the
+//! pieces ([`Filling`]). The file of a segment that has left has its blocks already, and maybe its
 //! pages; only the block of the header is zeroed. What stands behind stays until frames are written over it, and
 //! [`super::salvage`] says how it is told from them.
 //!
@@ -23,7 +24,6 @@
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, IoSlice};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::counters::LogCounters;
@@ -38,7 +38,20 @@ use crate::planted;
 const KEPT_MIN: usize = AHEAD + 1;
 /// At 64 MiB a file: half a GiB.
 const KEPT_MAX: usize = 8;
-const ZERO_FILL_BYTES: usize = 1 << 20;
+/// Most bytes of a piece of a new file.
+pub const PIECE_BYTES_MAX: u64 = 1 << 20;
+
+/// How far a new file is, after a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Filling {
+    /// Bytes that are filled with zeroes and synced.
+    pub filled: u64,
+    /// What the log had written before the first piece, see [`Supply::bytes_written`].
+    pub written_before: u64,
+}
+
+/// Says before each piece how large it is, at most [`PIECE_BYTES_MAX`], and may take its time; none to give the file up.
+pub type Pace<'a> = &'a dyn Fn(Filling) -> Option<u64>;
 
 /// See the module's header.
 #[derive(Debug)]
@@ -67,6 +80,11 @@ impl Supply {
 
     fn lock(&self) -> MutexGuard<'_, Free> {
         self.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// What the log has written since it was opened.
+    pub fn bytes_written(&self) -> u64 {
+        self.counters.bytes_written.get()
     }
 
     /// Takes up what an earlier run has left.
@@ -129,9 +147,9 @@ impl Supply {
         Ok(segments.into_iter().try_for_each(|segment| self.disk.remove(&segment::free_path(segment)))?)
     }
 
-    /// A file for `segment`; `None` if `stop` was set meanwhile. Leaves nothing behind on failure, as far as the disk
+    /// A file for `segment`; `None` if `pace` gave it up. Leaves nothing behind on failure, as far as the disk
     /// lets it.
-    pub fn prepare(&self, segment: SegmentNumber, stop: &AtomicBool) -> Result<Option<Blank>, LogError> {
+    pub fn prepare(&self, segment: SegmentNumber, pace: Pace<'_>) -> Result<Option<Blank>, LogError> {
         loop {
             let mut free = self.lock();
             let left = if planted::bug("reserve-eaten-by-the-log") { 0 } else { free.claims.len() };
@@ -148,7 +166,7 @@ impl Supply {
                 return Ok(Some(blank));
             }
         }
-        let made = self.make(segment, stop)?;
+        let made = self.make(segment, pace)?;
         if made.is_some() {
             self.lock().used += 1;
             self.counters.segments_created.add(1);
@@ -196,10 +214,10 @@ impl Supply {
         Ok(Some(Blank { segment, file, bytes }))
     }
 
-    fn make(&self, segment: SegmentNumber, stop: &AtomicBool) -> Result<Option<Blank>, LogError> {
+    fn make(&self, segment: SegmentNumber, pace: Pace<'_>) -> Result<Option<Blank>, LogError> {
         let (temp, bytes) = (segment::temp_path(segment), self.segment_bytes);
         let file = self.disk.create(&temp)?;
-        match self.fill(&*file, stop) {
+        match self.fill(&*file, pace) {
             Ok(true) => {}
             // A failed allocation can leave a file that has grown; the space must not stay taken.
             other => {
@@ -221,21 +239,19 @@ impl Supply {
         self.disk.sync_dir("log")
     }
 
-    fn fill(&self, file: &dyn DiskFile, stop: &AtomicBool) -> Result<bool, DiskError> {
+    fn fill(&self, file: &dyn DiskFile, pace: Pace<'_>) -> Result<bool, DiskError> {
         let bytes = self.segment_bytes;
         file.allocate(bytes)?;
-        let zeroes = vec![0; ZERO_FILL_BYTES.min(bytes as usize)];
-        let mut position = 0;
-        while position < bytes {
-            if stop.load(Ordering::Relaxed) {
-                return Ok(false);
-            }
-            let length = (bytes - position).min(zeroes.len() as u64);
-            file.write_at(&mut [IoSlice::new(&zeroes[..length as usize])], position)?;
+        let zeroes = vec![0; PIECE_BYTES_MAX.min(bytes) as usize];
+        let mut filling = Filling { filled: 0, written_before: self.bytes_written() };
+        while filling.filled < bytes {
+            let Some(piece) = pace(filling) else { return Ok(false) };
+            let length = piece.min(bytes - filling.filled);
+            file.write_at(&mut [IoSlice::new(&zeroes[..length as usize])], filling.filled)?;
             // Piece by piece, so that commits never wait behind a whole segment of dirty pages.
             file.sync_data()?;
             self.counters.zero_filled_bytes.add(length);
-            position += length;
+            filling.filled += length;
         }
         Ok(true)
     }

@@ -45,16 +45,16 @@ impl Messages {
 /// The name that was checked last: requests of one stream mostly name one queue.
 #[derive(Debug, Default)]
 pub(super) struct NameCache {
-    last: Option<(String, QueueName)>,
+    last: Option<QueueName>,
 }
 
 impl NameCache {
     pub(super) fn queue(&mut self, text: &str) -> Result<QueueName, Refusal> {
         match &self.last {
-            Some((last, name)) if last == text => Ok(name.clone()),
+            Some(last) if last.is(text) => Ok(last.clone()),
             _ => {
                 let name = check::queue_name("queue", text)?;
-                self.last = Some((text.to_owned(), name.clone()));
+                self.last = Some(name.clone());
                 Ok(name)
             }
         }

@@ -136,7 +136,8 @@ fn a_publish_that_looks_for_idle_producers_may_change_any_queue() {
     let publish = |shard: &Shard, sequence| {
         let run = LaneRun { lane: Lane::default(), count: 1, bytes: 1 };
         let stamp = Some(stamp("busy", 1, sequence));
-        publish::publish(&shard.state, &queue_name("r"), &[run], stamp, shard.now).unwrap()
+        let queue = shard.state.queue_named(&queue_name("r")).unwrap();
+        publish::publish(&shard.state, queue, &[run], stamp, shard.now).unwrap()
     };
     let decision = publish(&shard, 1);
     assert_eq!(shard.state.changes(&decision.events[0]), None);

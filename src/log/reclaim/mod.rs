@@ -25,8 +25,7 @@
 //!   `packed/RESERVE` for the time when the disk is full, and made again of the first file that comes free then; to
 //!   merge, as much as is needed of 16 segments, which is not begun unless twice that is free. A full disk is no
 //!   failure: it is tried again after the next checkpoint.
-//! - Time of the disk: it writes and syncs 1 MiB at a time. While others commit, it then rests as long as that took,
-//!   unless it has fallen behind.
+//! - Time of the disk: it writes and syncs 1 MiB at a time. While others commit, it then rests ([`pace`]).
 
 mod pace;
 mod pack;
@@ -54,8 +53,11 @@ use policy::{Candidate, Reason};
 /// Segments that are looked through again in one pass: so the cost of looking stays in proportion to what is
 /// written, and of `n` segments each is seen again after `n` / 64 checkpoints.
 const LOOKS_MAX: usize = 64;
-/// From so many segments on that wait to be rewritten, it does not rest between pieces.
+/// From so many sparse segments on, it does not rest between pieces.
 const BEHIND: usize = 4;
+/// How many times as long as a piece takes it rests behind it, for space and to merge.
+const RESTS: u32 = 1;
+const RESTS_TO_MERGE: u32 = 7;
 
 /// What the thread works with.
 pub struct Reclaim {
@@ -205,12 +207,17 @@ impl Reclaim {
             let candidates: Vec<Candidate> = sealed.iter().map(|sealed| Candidate::of(sealed)).collect();
             let Some(choice) = policy::choose(&candidates, self.segment_bytes) else { break };
             let behind = candidates.iter().filter(|candidate| candidate.is_sparse()).count() > BEHIND;
+            let rests = match choice.reason {
+                Reason::Mixed => RESTS_TO_MERGE,
+                Reason::Sparse if behind => 0,
+                Reason::Sparse => RESTS,
+            };
             let inputs = sealed[choice.range.clone()].to_vec();
             if choice.reason == Reason::Mixed && !self.has_room_to_merge(&inputs)? {
                 break;
             }
             let merged = choice.reason == Reason::Mixed || inputs.iter().all(|sealed| sealed.merged);
-            if !self.rewrite(&Job { inputs, merged }, choice.reason, behind, shared)? {
+            if !self.rewrite(&Job { inputs, merged }, choice.reason, rests, shared)? {
                 break;
             }
         }
@@ -265,22 +272,16 @@ impl Reclaim {
     }
 
     /// Whether to go on.
-    fn rewrite(
-        &mut self,
-        job: &Job,
-        reason: Reason,
-        behind: bool,
-        shared: &Shared,
-    ) -> Result<bool, LogError> {
-        let mut packed = self.pack(job, behind, shared);
+    fn rewrite(&mut self, job: &Job, reason: Reason, rests: u32, shared: &Shared) -> Result<bool, LogError> {
+        let mut packed = self.pack(job, rests, shared);
         let is_full = |packed: &Result<Outcome, LogError>| packed.as_ref().is_err_and(LogError::is_no_space);
         if is_full(&packed) && reason == Reason::Sparse {
             self.supply.draw_on(Reserve::Reclaim)?;
-            packed = self.pack(job, behind, shared);
+            packed = self.pack(job, rests, shared);
             if is_full(&packed) && job.inputs.len() > 1 {
                 // What is needed of one is less than half of it.
                 let one = Job { inputs: job.inputs[..1].to_vec(), merged: job.merged };
-                packed = self.pack(&one, behind, shared);
+                packed = self.pack(&one, rests, shared);
             }
         }
         if is_full(&packed) {
@@ -315,9 +316,9 @@ impl Reclaim {
     }
 
     /// Makes the packed segments of a job; leaves nothing behind unless it is done.
-    fn pack(&mut self, job: &Job, behind: bool, shared: &Shared) -> Result<Outcome, LogError> {
+    fn pack(&mut self, job: &Job, rests: u32, shared: &Shared) -> Result<Outcome, LogError> {
         let first = self.next;
-        let pace = Pace::new(&self.counters, shared, behind);
+        let pace = Pace::new(&self.counters, shared, rests);
         let packed = pack::run(self, job, first, pace);
         let used = job.inputs.len() as u64;
         // Numbers are not used twice, not even those of files that were given up.

@@ -3,9 +3,13 @@
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
 
+use super::super::counters::LogCounters;
+use super::super::spare::SpareMaker;
+use super::super::supply::Supply;
+use super::super::tail::Blanks as _;
 use super::super::*;
 use super::hook::{HookDisk, Verdict};
 use super::support::*;
@@ -194,4 +198,42 @@ fn a_file_is_written_over_only_when_its_old_name_is_gone_for_good() {
     let written = written.lock().unwrap();
     assert!(written.len() >= 10, "{} files were used again", written.len());
     assert!(written.iter().all(|early| !early), "{written:?}");
+}
+
+/// Syncs that the file of a new segment of 4 MiB takes, if the log writes so much behind its first piece; `make` awaits
+/// the file.
+fn syncs_of_a_new_file(written: u64, make: impl FnOnce(&mut SpareMaker)) -> usize {
+    let dir = tempfile::tempdir().unwrap();
+    let syncs = Arc::new(AtomicUsize::new(0));
+    let seen = syncs.clone();
+    let disk = HookDisk::over(dir.path(), move |operation, _| {
+        seen.fetch_add(usize::from(operation == Operation::Sync), Ordering::Relaxed);
+        Verdict::Go
+    });
+    disk.create_dir("log").unwrap();
+    let counters = Arc::new(LogCounters::default());
+    let supply = Arc::new(Supply::new(disk, 4 << 20, counters.clone()));
+    let mut spares =
+        SpareMaker::start(supply, Box::new(|| {}), Box::new(|| {}), &crate::host::RealHost).unwrap();
+    spares.want(SegmentNumber(1));
+    while written > 0 && counters.zero_filled_bytes.get() == 0 {
+        std::thread::yield_now();
+    }
+    counters.bytes_written.add(written);
+    make(&mut spares);
+    syncs.load(Ordering::Relaxed)
+}
+
+#[test]
+fn a_file_that_has_time_is_made_in_small_pieces() {
+    let ready = |spares: &mut SpareMaker| {
+        while spares.ready().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+    };
+    assert_eq!(syncs_of_a_new_file(0, ready), 16, "256 KiB each");
+    let fast = syncs_of_a_new_file(1 << 30, ready);
+    assert!((4..=8).contains(&fast), "{fast}: 1 MiB each, once the log was written");
+    let awaited = syncs_of_a_new_file(0, |spares| drop(spares.wait().unwrap()));
+    assert!((4..=8).contains(&awaited), "{awaited}: 1 MiB each, once somebody waited");
 }

@@ -1,10 +1,9 @@
 //! A disk that is full of what nobody needs: all of its space comes back, whatever ran out first.
 
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::super::reserve::Reserve;
-use super::super::supply::Supply;
+use super::super::supply::{PIECE_BYTES_MAX, Supply};
 use super::super::*;
 use super::crash::{CrashDisk, Unsynced};
 use super::support::*;
@@ -97,7 +96,7 @@ fn two_segments() -> (CrashDisk, Supply) {
 #[test]
 fn the_log_leaves_space_for_a_reserve_that_was_drawn_on() {
     let (disk, supply) = two_segments();
-    let prepare = |number| supply.prepare(SegmentNumber(number), &AtomicBool::new(false));
+    let prepare = |number| supply.prepare(SegmentNumber(number), &|_| Some(PIECE_BYTES_MAX));
     let is_full = |number| prepare(number).err().is_some_and(|error| error.is_no_space());
     supply.restore(Reserve::Reclaim, SEGMENT_BYTES).unwrap();
     assert!(prepare(1).unwrap().is_some());
@@ -127,7 +126,7 @@ fn the_log_leaves_space_for_a_reserve_that_was_drawn_on() {
 #[test]
 fn a_reserve_that_the_disk_is_too_small_for_takes_nothing_from_the_log() {
     let (disk, supply) = two_segments();
-    let prepare = |number| supply.prepare(SegmentNumber(number), &AtomicBool::new(false));
+    let prepare = |number| supply.prepare(SegmentNumber(number), &|_| Some(PIECE_BYTES_MAX));
     assert!(prepare(1).unwrap().is_some() && prepare(2).unwrap().is_some());
     supply.restore(Reserve::Reclaim, SEGMENT_BYTES).unwrap();
     disk.rename(&segment::path(SegmentNumber(1)), &segment::free_path(SegmentNumber(1))).unwrap();

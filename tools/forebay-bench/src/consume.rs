@@ -3,14 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use forebay::proto::v1::subscribe_request::{Acks, Credit, Open, Request as Up};
-use forebay::proto::v1::subscribe_response::Response as Down;
-use forebay::proto::v1::{SubscribeRequest, SubscribeResponse};
+use forebay::proto::v1::subscribe_request::{Credit, Open};
 use forebay_testkit::{Clients, subscription};
 use serde_json::json;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::Failure;
 use crate::args::{ConsumeArgs, ConsumeMode};
@@ -18,7 +14,8 @@ use crate::fill::{batch_of, fill};
 use crate::progress::Progress;
 use crate::report::{Figures, Report, repeat};
 use crate::site::{Target, check, create_queues, delete_queues, queue_names, waiting};
-use crate::take::{all_ok, first_done, pull_all};
+use crate::subscribe_stream::{self, Wanted};
+use crate::take::{first_done, pull_all};
 
 /// Credit in bytes that never runs out within a run.
 const BYTES_CREDIT: u64 = 1 << 40;
@@ -140,39 +137,8 @@ async fn subscribe_all(
     for clients in everyone {
         let credit = Credit { messages: drain.batch * CREDIT_BATCHES, bytes: BYTES_CREDIT };
         let open = Open { subscription: subscription.to_owned(), credit: Some(credit), ..Open::default() };
-        workers.spawn(subscribe(clients.clone(), open, drain.messages, Arc::clone(progress)));
+        let wanted = Wanted { messages: drain.messages, body_bytes: drain.size };
+        workers.spawn(subscribe_stream::by_stream(clients.clone(), open, wanted, Arc::clone(progress)));
     }
     first_done(workers).await
-}
-
-/// Takes what comes and acknowledges it, until all consumers together have finished `total`.
-async fn subscribe(
-    mut clients: Clients,
-    open: Open,
-    total: u64,
-    progress: Arc<Progress>,
-) -> Result<(), Failure> {
-    let (up, requests) = mpsc::unbounded_channel();
-    let send = |request| up.send(SubscribeRequest { request: Some(request) });
-    send(Up::Open(open))?;
-    let mut answers = clients.messages.subscribe(UnboundedReceiverStream::new(requests)).await?.into_inner();
-    while let Some(SubscribeResponse { response }) = answers.message().await? {
-        match response {
-            Some(Down::Deliveries(deliveries)) => {
-                let ack_ids: Vec<String> =
-                    deliveries.messages.into_iter().map(|message| message.ack_id).collect();
-                send(Up::Credit(Credit { messages: ack_ids.len() as u64, bytes: 0 }))?;
-                send(Up::Acks(Acks { ack_ids, ..Acks::default() }))?;
-            }
-            Some(Down::AckResults(results)) => {
-                all_ok(&results.acks)?;
-                progress.add(results.acks.len() as u64);
-                if progress.done() >= total {
-                    return Ok(());
-                }
-            }
-            _ => {}
-        }
-    }
-    Err("the server ended the stream".into())
 }

@@ -40,6 +40,7 @@ mod restart;
 mod samples;
 mod schedule;
 mod site;
+mod subscribe_stream;
 mod tail;
 mod take;
 

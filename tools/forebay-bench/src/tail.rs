@@ -41,6 +41,8 @@ const PULL: u64 = 100;
 /// For how long the cold backlog is read before publishes begin.
 const READ_ALONE: Duration = Duration::from_secs(1);
 const WARM_UP: Duration = Duration::from_secs(1);
+/// A virtual machine gives freed memory back to its host, which holds everything up; by then it is done.
+const SETTLE: Duration = Duration::from_secs(6);
 /// How many times as long as alone the slowest thousandth may take.
 const RATIO_MAX: f64 = 2.0;
 
@@ -88,6 +90,7 @@ async fn cold(args: &TailArgs, figures: &mut Figures) -> Result<f64, Failure> {
     fill(&site.server().clients(), &names, backlog, SIZE, batch_of(SIZE)).await?;
     site.kill();
     forget_cached(&site.data())?;
+    tokio::time::sleep(SETTLE).await;
     site.start()?;
     let progress = Arc::new(Progress::start("reading", backlog));
     let everyone = [site.server().clients()];
