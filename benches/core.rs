@@ -6,15 +6,17 @@ use forebay::core::consume::{self, Handed};
 use forebay::core::publish::{self, LaneRun};
 use forebay::core::settle::{self, AckToken};
 use forebay::core::types::{Ending, QueueConfig, RetryPolicy, Start, SubscriptionConfig};
-use forebay::core::{Event, State, admin};
+use forebay::core::{Event, State, admin, snapshot};
 use forebay::ids::{Offset, SubscriptionId, Uid};
 use forebay::limits::IN_FLIGHT_MAX;
+use forebay::names::QueueName;
 use forebay::record::Lane;
 
-use crate::support::{group, queue_name, subscription_name};
+use crate::support::{QUEUE, group, queue_name, subscription_name};
 
 /// Messages of one round.
 const ROUND: usize = 100;
+const QUEUES: usize = 10_000;
 const NOW: Now = Now { log_us: 1, wall_us: 1 };
 const LEASE_US: u64 = 30_000_000;
 
@@ -25,6 +27,7 @@ struct Core {
 }
 
 impl Core {
+    /// With messages in the queue.
     fn new(messages: u32) -> Self {
         let mut core = Self { state: State::default(), subscription: SubscriptionId(0) };
         core.state.apply(&Event::Started { incarnation: 1, log_us: 0 });
@@ -53,10 +56,27 @@ impl Core {
         events.iter().for_each(|event| self.state.apply(event));
     }
 
+    /// Adds so many queues; their names.
+    fn add_queues(&mut self, count: usize) -> Vec<QueueName> {
+        let name = |number| QueueName::parse(&format!("{QUEUE}-{number}")).expect("it is a name");
+        let names: Vec<QueueName> = (0..count).map(name).collect();
+        for (name, number) in names.iter().zip(1_u128..) {
+            let uid = Uid(number.to_be_bytes());
+            let made = admin::create_queue(&self.state, name.clone(), QueueConfig::default(), uid, None, NOW);
+            self.apply(&made.expect("it is new").events);
+        }
+        names
+    }
+
     fn publish(&mut self, count: u32) {
+        self.publish_to(&queue_name(), count);
+    }
+
+    fn publish_to(&mut self, queue: &QueueName, count: u32) {
         let run = LaneRun { lane: Lane { priority: 4, bucket: 0 }, count, bytes: 100 };
-        let decision = publish::publish(&self.state, &queue_name(), &[run], None, NOW);
-        self.apply(&decision.expect("the queue is there").events);
+        let queue = self.state.queue_named(queue).expect("it is there");
+        let decision = publish::publish(&self.state, queue, &[run], None, NOW);
+        self.apply(&decision.expect("nothing is against it").events);
     }
 
     fn end(&self) -> Offset {
@@ -85,6 +105,22 @@ pub fn bench(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     let mut core = Core::new(1);
     group.bench_function("publish", |bencher| bencher.iter(|| core.publish(1)));
+    let mut core = Core::new(1);
+    let names = core.add_queues(QUEUES);
+    let mut in_turn = names.iter().cycle();
+    group.bench_function("publish_queues_in_turn", |bencher| {
+        bencher.iter(|| core.publish_to(in_turn.next().expect("it never ends"), 1));
+    });
+    group.throughput(Throughput::Elements(QUEUES as u64));
+    group.bench_function("checkpoint_image", |bencher| {
+        let mut image = Vec::new();
+        bencher.iter(|| {
+            image.clear();
+            snapshot::put_head(&mut image, &core.state);
+            let queues = core.state.queue_ids().filter_map(|id| core.state.queue(id));
+            queues.for_each(|queue| snapshot::put_part(&mut image, &core.state, queue));
+        });
+    });
     group.throughput(Throughput::Elements(ROUND as u64));
     let mut core = Core::new(1);
     group.bench_function("publish_lease_ack", |bencher| {

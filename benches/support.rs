@@ -1,5 +1,6 @@
 //! What the benches share: records, a log that is driven by hand, a broker on a data directory.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -55,7 +56,12 @@ pub fn message(bytes: usize) -> NewMessage {
 
 /// A run of one message.
 pub fn record(queue: QueueId, offset: Offset, bytes: usize) -> Record {
-    let run = MessageRun { lane: LANE, publish_time_us: 1, messages: vec![parts(bytes)] };
+    run(queue, offset, 1, bytes)
+}
+
+/// A run of messages of this many bytes each.
+pub fn run(queue: QueueId, offset: Offset, count: usize, bytes: usize) -> Record {
+    let run = MessageRun { lane: LANE, publish_time_us: 1, messages: vec![parts(bytes); count] };
     Record { kind: Kind::Publish, flags: 0, queue, offset, headers: Vec::new(), body: Body::Run(run) }
 }
 
@@ -137,6 +143,16 @@ impl LogBench {
                 _ => {}
             }
         }
+    }
+
+    /// Finds and reads messages of a queue; how many came whole.
+    pub fn read(&self, queue: QueueId, offsets: Range<u64>) -> usize {
+        let offsets: Vec<Offset> = offsets.map(Offset).collect();
+        let plan = self.log.index().plan(queue, &offsets, u64::MAX).expect("they are there");
+        let reader = self.log.reader();
+        let mut pieces = reader.read_plan(&plan);
+        let read = std::iter::from_fn(|| pieces.next(u64::MAX));
+        read.map(|(_, run)| run.expect("it can be read").messages.len()).sum()
     }
 
     pub fn segments(&self) -> u64 {
