@@ -8,10 +8,14 @@
 //!    others go on with.
 //! 3. A message that is larger than what is free gets through when it is its turn; one that is larger than the share
 //!    takes all of it.
-//! 4. Readers that stop reading while others wait are cut off; see [`Outlet::is_wanted`].
+//! 4. Readers of one thing, such as a subscription, have a [`Line`] of their own, and only the first in it stands in
+//!    the line of all. So a thousand that do not read hold up whoever reads something else as long as one of them does.
+//! 5. Readers that stop reading while others wait are cut off; see [`Outlet::is_wanted`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::Semaphore;
 
 use super::{Admission, Permit};
 
@@ -49,14 +53,30 @@ pub fn answer_memory(bytes: u64) -> u64 {
 pub struct Outflow {
     new: Admission,
     proven: Admission,
+    /// Of those that look at messages without a subscription.
+    looks: Line,
     cuts: Arc<AtomicU64>,
+}
+
+/// A line of readers that have something in common, for each share; its clones are the same one.
+#[derive(Clone, Debug)]
+pub struct Line {
+    new: Arc<Semaphore>,
+    proven: Arc<Semaphore>,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        let first = || Arc::new(Semaphore::new(1));
+        Self { new: first(), proven: first() }
+    }
 }
 
 impl Outflow {
     /// A budget of this many bytes, half for each share.
     pub fn new(bytes: u64) -> Self {
         let share = || Admission::new(bytes / 2, 0);
-        Self { new: share(), proven: share(), cuts: Arc::default() }
+        Self { new: share(), proven: share(), looks: Line::default(), cuts: Arc::default() }
     }
 
     /// The whole budget.
@@ -94,9 +114,12 @@ pub struct Outlet {
 }
 
 impl Outlet {
+    fn is_proven(&self) -> bool {
+        self.taken_bytes.load(Ordering::Relaxed) >= PROVEN_BYTES
+    }
+
     fn share(&self) -> &Admission {
-        let is_proven = self.taken_bytes.load(Ordering::Relaxed) >= PROVEN_BYTES;
-        if is_proven { &self.outflow.proven } else { &self.outflow.new }
+        if self.is_proven() { &self.outflow.proven } else { &self.outflow.new }
     }
 
     /// Takes memory if it is free now.
@@ -107,6 +130,18 @@ impl Outlet {
     /// Takes memory, waiting for it as long as it takes.
     pub async fn wait(&self, bytes: u64) -> Permit {
         self.share().wait(bytes).await
+    }
+
+    /// The same, behind those that stand in the line already.
+    pub async fn wait_in(&self, line: &Line, bytes: u64) -> Permit {
+        let line = if self.is_proven() { &line.proven } else { &line.new };
+        let _first = line.acquire().await.expect("the semaphore is never closed");
+        self.wait(bytes).await
+    }
+
+    /// The same, behind others that look at messages without a subscription.
+    pub async fn wait_to_look(&self, bytes: u64) -> Permit {
+        self.wait_in(&self.outflow.looks, bytes).await
     }
 
     /// The reader has taken bytes.
@@ -166,6 +201,35 @@ mod tests {
         drop(_held);
         assert_eq!(waiting.await.unwrap(), 1);
         assert!(!honest.is_wanted());
+    }
+
+    #[tokio::test]
+    async fn many_readers_of_one_thing_hold_others_up_like_one() {
+        let outflow = Outflow::new(8 << 10);
+        let mut held = vec![outflow.outlet().try_take(4 << 10).unwrap()];
+        let (granted, mut grants) = tokio::sync::mpsc::unbounded_channel();
+        let join = |name: &'static str, line: &Line| {
+            let (outlet, line, granted) = (outflow.outlet(), line.clone(), granted.clone());
+            tokio::spawn(async move {
+                let memory = outlet.wait_in(&line, 4 << 10).await;
+                granted.send((name, memory)).unwrap();
+            });
+        };
+        let (crowded, other) = (Line::default(), Line::default());
+        (0..100).for_each(|_| join("crowd", &crowded));
+        while !outflow.outlet().is_wanted() {
+            tokio::task::yield_now().await;
+        }
+        join("other", &other);
+        let mut order = Vec::new();
+        for _ in 0..4 {
+            tokio::task::yield_now().await;
+            held.clear();
+            let (name, memory) = grants.recv().await.unwrap();
+            order.push(name);
+            held.push(memory);
+        }
+        assert_eq!(order, ["crowd", "other", "crowd", "crowd"]);
     }
 
     #[tokio::test]

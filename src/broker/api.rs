@@ -458,7 +458,7 @@ impl Broker {
         make: impl Fn(Permit, Reply<Fetched<T>>) -> Request,
     ) -> Result<Held<T>, BrokerError> {
         loop {
-            let memory = outlet.wait(memory_bytes).await;
+            let memory = outlet.wait_to_look(memory_bytes).await;
             match self.call(|reply| make(memory, reply)).await? {
                 Fetched::Whole(answer) => return Ok(answer),
                 Fetched::TooLarge { memory_bytes: needed } => memory_bytes = needed.max(memory_bytes),

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::api::{ConsumerId, DeliveryBatch, PullOptions, Reply};
-use crate::admission::{Outlet, Permit};
+use crate::admission::{Line, Outlet, Permit};
 use crate::ids::{Offset, SubscriptionId};
 use crate::limits::{PULL_BYTES_MAX, PULL_MESSAGES_MAX};
 
@@ -120,6 +120,8 @@ impl Consumer {
 pub struct Consumers {
     by_id: FxHashMap<ConsumerId, Consumer>,
     waiting: FxHashMap<SubscriptionId, VecDeque<ConsumerId>>,
+    /// Of each subscription that had a consumer who had to wait for memory.
+    lines: FxHashMap<SubscriptionId, Line>,
     /// Of each subscription the last message that was too large for the memory of its reader, and its bytes.
     large: FxHashMap<SubscriptionId, (Offset, u64)>,
 }
@@ -156,6 +158,7 @@ impl Consumers {
     pub fn remove_all(&mut self, subscription: SubscriptionId) -> Vec<Consumer> {
         self.waiting.remove(&subscription);
         self.large.remove(&subscription);
+        self.lines.remove(&subscription);
         let ids: Vec<ConsumerId> =
             self.by_id.iter().filter(|(_, c)| c.subscription == subscription).map(|(id, _)| *id).collect();
         ids.into_iter().filter_map(|id| self.by_id.remove(&id)).collect()
@@ -205,6 +208,11 @@ impl Consumers {
         if let Some(line) = self.waiting.get_mut(&subscription) {
             line.rotate_left(usize::from(line.len() > 1));
         }
+    }
+
+    /// Where the consumers of a subscription wait for memory.
+    pub fn line(&mut self, subscription: SubscriptionId) -> Line {
+        self.lines.entry(subscription).or_default().clone()
     }
 
     /// A message was too large for the memory of its reader: whoever is to have it next knows. Else consumers could

@@ -13,16 +13,21 @@ const CHECKPOINT_EVERY_US: u64 = 250_000;
 
 impl Shell {
     pub(super) fn room_changed(&mut self, room: Room, now: Now) {
+        let (data_dir, free_bytes_wanted) = (self.log.data_dir().display(), self.log.free_bytes_wanted());
         match room {
-            Room::Ample => tracing::info!("there is space on the disk again: publishing goes on"),
+            Room::Ample => tracing::info!(%data_dir, "there is space on the disk again: publishing goes on"),
             Room::Reserve => {
                 tracing::error!(
-                    "the disk is full: publishing is refused until messages are finished or space is given"
+                    %data_dir,
+                    free_bytes_wanted,
+                    "the disk is full: publishing is refused until messages are finished or so much is free"
                 );
             }
             Room::Exhausted => {
                 tracing::error!(
-                    "the disk is full and the reserve is used up: nothing is taken until what is finished has left or space is given"
+                    %data_dir,
+                    free_bytes_wanted,
+                    "the disk is full and the reserve is used up: nothing is taken until what is finished has left or so much is free"
                 );
             }
         }

@@ -82,7 +82,7 @@ mod tail;
 mod window;
 mod writer;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use checkpoint::{CheckpointFault, Image, Mark, Parts};
@@ -296,6 +296,8 @@ pub struct Log {
     report: OpenReport,
     counters: Arc<LogCounters>,
     batch_bytes_max: u64,
+    data_dir: PathBuf,
+    free_bytes_wanted: u64,
     // Last: the lock is held until the threads have ended.
     directory: Directory,
 }
@@ -334,6 +336,15 @@ impl Log {
     /// Most bytes that the records of one batch may take in the log.
     pub fn batch_bytes_max(&self) -> u64 {
         self.batch_bytes_max
+    }
+
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// With so much free space a full disk is full no more.
+    pub fn free_bytes_wanted(&self) -> u64 {
+        self.free_bytes_wanted
     }
 
     pub fn report(&self) -> &OpenReport {

@@ -17,7 +17,7 @@ use super::reserve::Reserve;
 use super::segment::{Blank, Salts};
 use super::set::SegmentSet;
 use super::spare::SpareMaker;
-use super::supply::{PIECE_BYTES_MAX, Supply};
+use super::supply::{self, PIECE_BYTES_MAX, Supply};
 use super::system::{SegmentAdded, ServerStarted};
 use super::tail::{self, Blanks, Chain, Current, Room, Tail};
 use super::writer::{Inbox, Writer};
@@ -65,6 +65,8 @@ pub fn open_on(
     };
     tail.begun = false;
     let batch_bytes_max = tail::batch_bytes_max(options.segment_bytes);
+    let (data_dir, free_bytes_wanted) =
+        (disk.full_path(""), supply::free_bytes_wanted(options.segment_bytes));
     let inbox = Arc::new(Inbox::new(host.clone()));
     let waker = inbox.clone();
     let no_thread = |error| DiskError::io(Operation::Open, disk.full_path("log"), error);
@@ -134,6 +136,8 @@ pub fn open_on(
         report,
         counters,
         batch_bytes_max,
+        data_dir,
+        free_bytes_wanted,
         directory,
     })
 }

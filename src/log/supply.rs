@@ -72,6 +72,11 @@ struct Free {
     claims: Vec<Reserve>,
 }
 
+/// Free space with which a full disk is full no more: for the files that are kept ready, and both reserves.
+pub fn free_bytes_wanted(segment_bytes: u64) -> u64 {
+    (AHEAD as u64 + 2) * segment_bytes
+}
+
 impl Supply {
     /// A supply of files of `segment_bytes`, which has none yet.
     pub fn new(disk: Arc<dyn Disk>, segment_bytes: u64, counters: Arc<LogCounters>) -> Self {

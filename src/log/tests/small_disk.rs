@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::super::reserve::Reserve;
-use super::super::supply::{PIECE_BYTES_MAX, Supply};
+use super::super::supply::{PIECE_BYTES_MAX, Supply, free_bytes_wanted};
+use super::super::tail::AHEAD;
 use super::super::*;
 use super::crash::{CrashDisk, Unsynced};
 use super::support::*;
@@ -133,4 +134,19 @@ fn a_reserve_that_the_disk_is_too_small_for_takes_nothing_from_the_log() {
     supply.give(vec![SegmentNumber(1)]).unwrap();
     supply.restore(Reserve::Reclaim, SEGMENT_BYTES).unwrap();
     assert!(prepare(3).unwrap().is_some());
+}
+
+#[test]
+fn with_as_much_free_as_is_told_the_files_that_are_kept_ready_are_made_though_all_reserves_are_gone() {
+    let (disk, supply) = two_segments();
+    supply.claim(Reserve::Checkpoint);
+    supply.claim(Reserve::Reclaim);
+    disk.bound(free_bytes_wanted(SEGMENT_BYTES) - 1);
+    assert!(supply.lacks_space(AHEAD).unwrap());
+    disk.bound(free_bytes_wanted(SEGMENT_BYTES));
+    assert!(!supply.lacks_space(AHEAD).unwrap());
+    for number in 1..=AHEAD as u64 {
+        let made = supply.prepare(SegmentNumber(number), &|_| Some(PIECE_BYTES_MAX)).unwrap();
+        assert!(made.is_some());
+    }
 }

@@ -1,4 +1,7 @@
 //! Group commit without gRPC: callers in one process, each with one publish under way.
+//!
+//! Into new files, and as [`super::recycled`] into those of segments that were purged before: the bare loop beside which it
+//! stands writes one file over and over, too.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,44 +19,102 @@ use forebay::record::{Lane, StoredParts};
 use forebay_testkit::payload::Random;
 use forebay_testkit::queue;
 
+use super::recycled::{QUIET, ROUNDS_BEFORE};
 use super::{BODY_BYTES, WAITERS};
 use crate::Failure;
+use crate::fill::Published;
 
-/// Messages a second that [`WAITERS`] callers store.
-pub fn messages_per_second(folder: &Path, time: Duration) -> Result<f64, Failure> {
-    let opened = broker::open(Arc::new(RealDisk::new(folder.join("group"))), SEGMENT_BYTES_DEFAULT)?;
+/// What [`WAITERS`] callers store in this time, into new files and into recycled ones.
+pub fn measure(folder: &Path, time: Duration, segment_bytes: u64) -> Result<(Published, Published), Failure> {
+    let growing = on_broker(&folder.join("growing"), SEGMENT_BYTES_DEFAULT, async |group| {
+        group.publish(move |_, took| took < time).await
+    })?;
+    let recycled = on_broker(&folder.join("recycled"), segment_bytes, async |group| {
+        let segment = segment_bytes / BODY_BYTES;
+        for _ in 0..ROUNDS_BEFORE {
+            group.publish_and_purge(segment).await?;
+        }
+        let mut all = Published { messages: 0, took: Duration::ZERO };
+        while all.took < time {
+            let published = group.publish_and_purge(segment).await?;
+            all.messages += published.messages;
+            all.took += published.took;
+        }
+        Ok(all)
+    })?;
+    Ok((growing, recycled))
+}
+
+fn on_broker(
+    folder: &Path,
+    segment_bytes: u64,
+    measure: impl AsyncFnOnce(&Group) -> Result<Published, Failure>,
+) -> Result<Published, Failure> {
+    let opened = broker::open(Arc::new(RealDisk::new(folder)), segment_bytes)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let task = tokio::spawn(opened.task.run());
-        let rate = measure(&opened.broker, time).await;
+        let name = QueueName::parse(&queue("group"))?;
+        opened.broker.create_queue(name.clone(), QueueConfig::default(), true).await?;
+        let body = Random::new(1).bytes(BODY_BYTES as usize);
+        let measured = measure(&Group { broker: opened.broker.clone(), name, body }).await;
         opened.broker.close().await?;
         task.await??;
-        rate
+        measured
     })
 }
 
-async fn measure(broker: &Broker, time: Duration) -> Result<f64, Failure> {
-    let name = QueueName::parse(&queue("group"))?;
-    broker.create_queue(name.clone(), QueueConfig::default(), true).await?;
-    let body = Random::new(1).bytes(BODY_BYTES as usize);
-    let start = Instant::now();
-    let callers: Vec<_> = (0..WAITERS)
-        .map(|_| tokio::spawn(publish(broker.clone(), name.clone(), body.clone(), start + time)))
-        .collect();
-    let mut messages = 0;
-    for caller in callers {
-        messages += caller.await??;
-    }
-    Ok(messages as f64 / start.elapsed().as_secs_f64())
+/// The callers' queue.
+#[derive(Clone)]
+struct Group {
+    broker: Broker,
+    name: QueueName,
+    body: Bytes,
 }
 
-async fn publish(broker: Broker, queue: QueueName, body: Bytes, end: Instant) -> Result<u64, Failure> {
-    let lane = Lane { priority: PRIORITY_DEFAULT, ..Lane::default() };
-    let mut messages = 0;
-    while Instant::now() < end {
-        let parts = StoredParts { meta: Bytes::new(), body: body.clone() };
-        broker.publish(queue.clone(), vec![NewMessage { lane, parts }], None).await?;
-        messages += 1;
+impl Group {
+    /// Publishes as long as each caller is to go on: it gives the messages that it has stored, and the time.
+    async fn publish(
+        &self,
+        go_on: impl Fn(u64, Duration) -> bool + Copy + Send + 'static,
+    ) -> Result<Published, Failure> {
+        let start = Instant::now();
+        let call = |group: Self| async move {
+            let mut messages = 0;
+            while go_on(messages, start.elapsed()) {
+                group.publish_one().await?;
+                messages += 1;
+            }
+            Ok::<u64, Failure>(messages)
+        };
+        let callers: Vec<_> = (0..WAITERS).map(|_| tokio::spawn(call(self.clone()))).collect();
+        let mut messages = 0;
+        for caller in callers {
+            messages += caller.await??;
+        }
+        Ok(Published { messages, took: start.elapsed() })
     }
-    Ok(messages)
+
+    async fn publish_one(&self) -> Result<(), Failure> {
+        let lane = Lane { priority: PRIORITY_DEFAULT, ..Lane::default() };
+        let parts = StoredParts { meta: Bytes::new(), body: self.body.clone() };
+        self.broker.publish(self.name.clone(), vec![NewMessage { lane, parts }], None).await?;
+        Ok(())
+    }
+
+    /// About so many messages; then they are gone, and what the broker does behind them is done.
+    async fn publish_and_purge(&self, messages: u64) -> Result<Published, Failure> {
+        let each = messages / WAITERS as u64;
+        let published = self.publish(move |stored, _| stored < each).await?;
+        self.broker.purge(self.name.clone(), None).await?;
+        let (mut before, mut since) = (0, Instant::now());
+        while since.elapsed() < QUIET {
+            tokio::time::sleep(QUIET / 10).await;
+            let now = self.broker.server_stats().await?.bytes_written;
+            if std::mem::replace(&mut before, now) != now {
+                since = Instant::now();
+            }
+        }
+        Ok(published)
+    }
 }

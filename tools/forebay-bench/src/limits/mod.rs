@@ -3,7 +3,7 @@
 //! | Row | Measured | Wanted |
 //! |---|---|---|
 //! | `unary` | unary publishes, 64 in flight, beside the same calls to an empty handler ([`empty`]) | a ratio |
-//! | `group` | group commit, 64 waiters in one process without gRPC ([`group`]), beside gather, write, sync of 64 messages ([`disk`]) | a ratio |
+//! | `group` | group commit, 64 waiters in one process without gRPC, into recycled files and new ones ([`group`]), beside gather, write, sync of 64 messages into one file ([`disk`]) | a ratio |
 //! | `stream` | a publish stream, one message a request, 256 in flight | a rate |
 //! | `batch` | a publish stream, 100 messages a request, into new files and into recycled ones ([`recycled`]) | rates |
 //! | `consume` | a warm backlog by Subscribe, an ack for each message, 100 together | a rate |
@@ -109,11 +109,15 @@ impl LimitsArgs {
 async fn group(args: &LimitsArgs) -> Result<Figures, Failure> {
     let commit = Commit { messages: WAITERS, body_bytes: BODY_BYTES as usize };
     let raw = raw_per_second(args, commit).await?;
-    let group = in_folder(args, group::messages_per_second).await?;
+    let segment_bytes = args.scale.segment_bytes();
+    let measure = move |folder: &Path, time| group::measure(folder, time, segment_bytes);
+    let (growing, recycled) = in_folder(args, measure).await?;
     Ok(vec![
         ("raw_commit_64_per_s", raw),
-        ("group_commit_64_per_s", group),
-        ("group_commit_64_ratio", group / raw),
+        ("group_commit_64_growing_per_s", growing.rate()),
+        ("group_commit_64_growing_ratio", growing.rate() / raw),
+        ("group_commit_64_per_s", recycled.rate()),
+        ("group_commit_64_ratio", recycled.rate() / raw),
     ])
 }
 
@@ -123,10 +127,10 @@ async fn raw_per_second(args: &LimitsArgs, commit: Commit) -> Result<f64, Failur
 }
 
 /// Measures in a thread of its own, away from the clients' runtime, and in a new folder.
-async fn in_folder(
+async fn in_folder<T: Send + 'static>(
     args: &LimitsArgs,
-    measure: impl FnOnce(&Path, Duration) -> Result<f64, Failure> + Send + 'static,
-) -> Result<f64, Failure> {
+    measure: impl FnOnce(&Path, Duration) -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
     let folder = tempfile::Builder::new().prefix("forebay-bench-").tempdir_in(args.server.parent())?;
     let time = args.time();
     tokio::task::spawn_blocking(move || measure(folder.path(), time)).await?

@@ -18,9 +18,9 @@ use crate::fill::{Length, Published, publish_stream};
 use crate::site::{Site, quiet};
 
 /// Rounds before the measured ones: they make the files.
-const ROUNDS_BEFORE: u64 = 12;
+pub const ROUNDS_BEFORE: u64 = 12;
 /// The server has done what is behind a round when it has written nothing for so long.
-const QUIET: Duration = Duration::from_millis(50);
+pub const QUIET: Duration = Duration::from_millis(50);
 /// The metric of files that were made.
 const MADE: &str = "forebay_log_segments_created_total";
 

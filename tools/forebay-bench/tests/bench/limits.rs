@@ -46,10 +46,13 @@ fn the_tail_is_measured_beside_the_servers_own_work_and_judged() {
     let value = |name: &str| figure(&report, 0, name);
     assert!(value("upkeep_segments_rewritten") > 0.0);
     assert!(value("cold_read_beside_mib_per_second") > 0.0);
-    for phase in ["upkeep", "cold"] {
-        let ratio = value(&format!("{phase}_p999_ms")) / value("alone_p999_ms");
-        assert!((value(&format!("{phase}_p999_ratio")) - ratio).abs() < 0.01);
+    for (phase, beside) in [("upkeep", "alone"), ("cold", "alone"), ("cold", "disk_cold")] {
+        let ratio = value(&format!("{phase}_p999_ms")) / value(&format!("{beside}_p999_ms"));
+        let name = format!("{phase}_over_{}_p999", beside.trim_end_matches("_cold"));
+        assert!((value(&name) - ratio).abs() < 0.01, "{name}");
     }
+    let judged: Vec<String> = verdicts(&arguments).into_iter().map(|(figure, _)| figure).collect();
+    assert_eq!(judged, ["upkeep_over_alone_p999", "cold_over_disk_p999"]);
 }
 
 #[test]

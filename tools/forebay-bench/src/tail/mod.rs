@@ -5,8 +5,13 @@
 //! | alone | nothing: no segment is full before the end |
 //! | upkeep | small segments, and a queue that nobody consumes: segments are sealed and rewritten, and checkpoints taken, all the time |
 //! | cold | a consumer reads a backlog that is not in the page cache, as fast as it comes |
+//! | disk alone, disk cold | the disk without a server ([`bare`]): nothing, and reads of that backlog as fast as the consumer's |
 //!
 //! The publishes are an open loop, so a stall counts with all that waits behind it. Each phase has a server of its own.
+//! Upkeep is judged by the server alone. Reads are judged by the disk beside as many reads: what they do to a bare
+//! loop, no server can undo.
+
+mod bare;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,13 +48,14 @@ const READ_ALONE: Duration = Duration::from_secs(1);
 const WARM_UP: Duration = Duration::from_secs(1);
 /// A virtual machine gives freed memory back to its host, which holds everything up; by then it is done.
 const SETTLE: Duration = Duration::from_secs(6);
-/// How many times as long as alone the slowest thousandth may take.
+/// How many times as long the slowest thousandth may take.
 const RATIO_MAX: f64 = 2.0;
 
 pub async fn run(args: &TailArgs) -> Result<Report, Failure> {
     let runs = repeat(args.judged.runs, async || one(args).await).await?;
     let settings = json!({ "rate": args.rate, "seconds": args.seconds, "scale": args.scale.factor });
-    let limits = ["upkeep_p999_ratio", "cold_p999_ratio"].map(|figure| Limit::Most(figure, RATIO_MAX));
+    let judged = ["upkeep_over_alone_p999", "cold_over_disk_p999"];
+    let limits = judged.map(|figure| Limit::Most(figure, RATIO_MAX));
     Ok(Report { command: "tail", settings, runs, limits: args.judged.limits(limits) })
 }
 
@@ -57,8 +63,12 @@ async fn one(args: &TailArgs) -> Result<Figures, Failure> {
     let mut figures = Figures::new();
     let alone = alone(args, &mut figures).await?;
     let upkeep = upkeep(args, &mut figures).await?;
-    let cold = cold(args, &mut figures).await?;
-    figures.extend([("upkeep_p999_ratio", upkeep / alone), ("cold_p999_ratio", cold / alone)]);
+    let (cold, disk) = cold(args, &mut figures).await?;
+    figures.extend([
+        ("upkeep_over_alone_p999", upkeep / alone),
+        ("cold_over_alone_p999", cold / alone),
+        ("cold_over_disk_p999", cold / disk),
+    ]);
     Ok(figures)
 }
 
@@ -83,7 +93,8 @@ async fn upkeep(args: &TailArgs, figures: &mut Figures) -> Result<f64, Failure> 
     Ok(upkeep.latency_ms(0.999))
 }
 
-async fn cold(args: &TailArgs, figures: &mut Figures) -> Result<f64, Failure> {
+/// The slowest thousandth of the server's and of the disk's.
+async fn cold(args: &TailArgs, figures: &mut Figures) -> Result<(f64, f64), Failure> {
     let mut site = Site::started(&args.server)?;
     let (names, backlog) = (queue_names(1), args.scale.of(BACKLOG));
     create_queues(&site.server().clients(), &names).await?;
@@ -112,7 +123,46 @@ async fn cold(args: &TailArgs, figures: &mut Figures) -> Result<f64, Failure> {
         ("cold_read_alone_mib_per_second", mib(before, READ_ALONE)),
         ("cold_read_beside_mib_per_second", mib(read, took)),
     ]);
+    site.kill();
+    let bytes_per_second = (read * SIZE) as f64 / took.as_secs_f64();
+    let disk = disk(args, &site, bytes_per_second, figures).await?;
+    Ok((cold.latency_ms(0.999), disk))
+}
+
+/// The disk alone, and beside reads of what is left of the backlog; the slowest thousandth of the latter.
+async fn disk(
+    args: &TailArgs,
+    site: &Site,
+    bytes_per_second: f64,
+    figures: &mut Figures,
+) -> Result<f64, Failure> {
+    let (folder, schedule) = (site.data(), args.schedule());
+    let mut files: Vec<_> = std::fs::read_dir(folder.join("log"))?.collect::<Result<_, _>>()?;
+    files.sort_unstable_by_key(|entry| entry.file_name());
+    let files =
+        files.iter().map(|entry| entry.path()).filter(|path| path.extension() == Some("seg".as_ref()));
+    let reads = bare::Reads { files: files.collect(), bytes_per_second };
+    forget_cached(&folder)?;
+    tokio::time::sleep(SETTLE).await;
+    let measure = move || {
+        let alone = bare::measure(&folder, schedule, None)?;
+        Ok::<_, Failure>((alone, bare::measure(&folder, schedule, Some(reads))?))
+    };
+    let (alone, cold) = tokio::task::spawn_blocking(measure).await??;
+    figures.extend([
+        ("disk_alone_p50_ms", alone.latency_ms(0.5)),
+        ("disk_alone_p999_ms", alone.latency_ms(0.999)),
+        ("disk_cold_p50_ms", cold.latency_ms(0.5)),
+        ("disk_cold_p999_ms", cold.latency_ms(0.999)),
+    ]);
     Ok(cold.latency_ms(0.999))
+}
+
+impl TailArgs {
+    /// When publishes are due, those of the warm-up too.
+    fn schedule(&self) -> Schedule {
+        Schedule { rate: self.rate, length: WARM_UP + Duration::from_secs(self.seconds) }
+    }
 }
 
 /// Publishes on a schedule, and consumes all queues but the first; latencies to the answer.
@@ -123,7 +173,7 @@ async fn publish(args: &TailArgs, site: &Site) -> Result<Samples, Failure> {
     let consumers = consume(&clients(), &names[1..]).await?;
     let length = Duration::from_secs(args.seconds);
     let window = Window { start: Instant::now(), warm_up: WARM_UP, length: Some(length) };
-    let schedule = Schedule { rate: args.rate, length: WARM_UP + length };
+    let schedule = args.schedule();
     let generator = Arc::new(Generator::new(schedule, window, &Mix::from(SIZE), &names));
     Generator::run(&generator, vec![clients()]).await?;
     let all = schedule.messages();
