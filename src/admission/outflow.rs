@@ -134,9 +134,10 @@ impl Outlet {
 
     /// The same, behind those that stand in the line already.
     pub async fn wait_in(&self, line: &Line, bytes: u64) -> Permit {
-        let line = if self.is_proven() { &line.proven } else { &line.new };
+        let Outflow { new, proven, .. } = &self.outflow;
+        let (share, line) = if self.is_proven() { (proven, &line.proven) } else { (new, &line.new) };
         let _first = line.acquire().await.expect("the semaphore is never closed");
-        self.wait(bytes).await
+        share.wait(bytes).await
     }
 
     /// The same, behind others that look at messages without a subscription.

@@ -203,18 +203,18 @@ impl Shell {
 
     /// Has a consumer wait for memory, out of its line.
     fn await_memory(&mut self, id: ConsumerId, bytes: u64) {
-        let Some(consumer) = self.consumers.get_mut(id) else { return };
-        let (subscription, outlet, done) =
-            (consumer.subscription, consumer.outlet.clone(), self.reads_done.clone());
-        let line = self.consumers.line(subscription);
+        let Some(subscription) = self.consumers.get_mut(id).map(|consumer| consumer.subscription) else {
+            return;
+        };
+        let (line, done) = (self.consumers.line(subscription), self.reads_done.clone());
+        let consumer = self.consumers.get_mut(id).expect("seen above");
+        let outlet = consumer.outlet.clone();
         let waiting = tokio::spawn(async move {
             let memory = outlet.wait_in(&line, bytes).await;
             // The receiver is gone only if the task has ended, and then nobody waits.
             let _ = done.send(Done::Memory(id, memory));
         });
-        if let Some(consumer) = self.consumers.get_mut(id) {
-            consumer.memory = Memory::Awaited { _place: Place(waiting.abort_handle()) };
-        }
+        consumer.memory = Memory::Awaited { _place: Place(waiting.abort_handle()) };
     }
 
     /// Serves a consumer that has waited for memory. What it has no use for any more is given back.

@@ -20,14 +20,14 @@ impl Shell {
                 tracing::error!(
                     %data_dir,
                     free_bytes_wanted,
-                    "the disk is full: publishing is refused until messages are finished or so much is free"
+                    "the disk is full: publishing is refused until messages are finished or about so much is free"
                 );
             }
             Room::Exhausted => {
                 tracing::error!(
                     %data_dir,
                     free_bytes_wanted,
-                    "the disk is full and the reserve is used up: nothing is taken until what is finished has left or so much is free"
+                    "the disk is full and the reserve is used up: nothing is taken until what is finished has left or about so much is free"
                 );
             }
         }

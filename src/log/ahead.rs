@@ -3,7 +3,8 @@
 //! A sync waits behind the reads that the disk has begun, and how much a system reads ahead of its own is a setting of
 //! the machine: 8 MiB at a time on some, which is tens of milliseconds of a disk's time. So the system's own is off
 //! here. Who reads one place after the other has as much read ahead as was read so far, up to [`AHEAD_BYTES_MAX`]; who
-//! reads here and there, nothing.
+//! reads here and there, nothing. Of several readers of a file the one that is ahead counts: the others find what it has
+//! read. Readers that are far apart have nothing read ahead.
 
 use std::io::IoSlice;
 use std::ops::Range;
@@ -14,9 +15,7 @@ use crate::disk::{DiskError, DiskFile, Mapped};
 /// Enough for a disk to be busy while what was read before is delivered.
 const AHEAD_BYTES_MAX: u64 = 512 << 10;
 /// Who leaves out no more than this goes on in order.
-const GAP_BYTES: u64 = 64 << 10;
-/// The head of a run is read again for each part of it: who goes back no further than a run is long has not turned back.
-const BACK_BYTES: u64 = 16 << 20;
+const GAP_BYTES: u64 = 16 << 10;
 
 /// A file that is read ahead of its readers.
 #[derive(Debug)]
@@ -37,7 +36,7 @@ impl DiskFile for ReadAhead {
         let read = position..position + buffer.len() as u64;
         let ahead = self.place.lock().unwrap_or_else(PoisonError::into_inner).read(read);
         self.file.read_at(buffer, position)?;
-        // Behind the read: nobody waits for it.
+        // Behind the read, so that what is wanted now comes first.
         if let Some(ahead) = ahead {
             self.file.will_read(ahead.start, ahead.end - ahead.start);
         }
@@ -78,7 +77,7 @@ struct Place {
 impl Place {
     /// What to read ahead beside this read.
     fn read(&mut self, read: Range<u64>) -> Option<Range<u64>> {
-        if read.start > self.next + GAP_BYTES || read.end + BACK_BYTES < self.next {
+        if read.start > self.next + GAP_BYTES || read.start < self.start {
             *self = Self { start: read.start, next: read.end, ahead: read.end };
             return None;
         }
@@ -112,7 +111,7 @@ mod tests {
         let mut place = Place::default();
         assert_eq!(read(&mut place, 1_000, 1_100), None, "the first");
         assert_eq!(read(&mut place, 1_100, 1_200), Some((1_200, 1_400)));
-        assert_eq!(read(&mut place, 1_264, 1_300), Some((1_400, 1_600)), "the gap is small");
+        assert_eq!(read(&mut place, 1_216, 1_300), Some((1_400, 1_600)), "the gap is small");
         assert_eq!(read(&mut place, 1_300, 1_400), None, "enough of it is left");
         assert_eq!(read(&mut place, 1_400, 1_500), Some((1_600, 2_000)));
         for turn in 0..100 {
@@ -132,8 +131,8 @@ mod tests {
             let at = at * 100;
             assert_eq!(read(&mut place, at, at + 16), None, "{at}");
         }
-        assert_eq!(read(&mut place, 6_000_016 + 65, 6_000_100), None, "the gap is too large");
-        assert_eq!(read(&mut place, 6_000_100, 6_000_200), Some((6_000_200, 6_000_319)));
+        assert_eq!(read(&mut place, 6_000_016 + 17, 6_000_100), None, "the gap is too large");
+        assert_eq!(read(&mut place, 6_000_100, 6_000_200), Some((6_000_200, 6_000_367)));
     }
 
     #[test]
@@ -143,6 +142,15 @@ mod tests {
         assert_eq!(read(&mut place, 1_000, 1_100), Some((1_100, 1_200)));
         assert_eq!(read(&mut place, 1_000, 1_016), None, "its head again");
         assert_eq!(read(&mut place, 1_100, 1_200), Some((1_200, 1_400)));
+    }
+
+    #[test]
+    fn who_reads_a_file_again_has_it_read_ahead_again() {
+        let mut place = Place::default();
+        assert_eq!(read(&mut place, 1_000, 1_100), None);
+        assert_eq!(read(&mut place, 1_100, 1_200), Some((1_200, 1_400)));
+        assert_eq!(read(&mut place, 800, 900), None);
+        assert_eq!(read(&mut place, 900, 1_000), Some((1_000, 1_200)));
     }
 
     #[derive(Debug, Default)]

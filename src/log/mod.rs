@@ -342,7 +342,7 @@ impl Log {
         &self.data_dir
     }
 
-    /// With so much free space a full disk is full no more.
+    /// With about so much free space a full disk is full no more.
     pub fn free_bytes_wanted(&self) -> u64 {
         self.free_bytes_wanted
     }

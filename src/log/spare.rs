@@ -5,14 +5,14 @@
 //!
 //! A full disk is no failure: the helper tries again, at the latest after [`RETRY`].
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::error::LogError;
 use super::segment::Blank;
 use super::supply::{Filling, PIECE_BYTES_MAX, Supply};
-use super::tail::Blanks;
+use super::tail::{AHEAD, Blanks};
 use crate::host::{Condvar, Host, Thread};
 use crate::ids::SegmentNumber;
 
@@ -43,8 +43,8 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     stop: AtomicBool,
-    /// The writer waits for the file that is being made.
-    urgent: AtomicBool,
+    /// Files that somebody waits for: the writer, or who is refused while a disk that was full lacks them.
+    urgent: AtomicUsize,
     /// Nobody waits for space any more.
     closing: AtomicBool,
 }
@@ -79,7 +79,7 @@ impl SpareMaker {
             state: Mutex::new(State::Idle),
             changed: Condvar::new(host),
             stop: AtomicBool::new(false),
-            urgent: AtomicBool::new(false),
+            urgent: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
         });
         let work = {
@@ -128,8 +128,15 @@ impl Shared {
         while let Some(segment) = self.next_wanted() {
             *self.lock() = match supply.prepare(segment, &|filling| self.pace(filling, supply)) {
                 Ok(None) => return,
-                Ok(Some(blank)) => State::Ready(Ok(blank)),
-                Err(error) if error.is_no_space() => State::Starved(segment, error),
+                Ok(Some(blank)) => {
+                    let one_less = |urgent: usize| Some(urgent.saturating_sub(1));
+                    let _ = self.urgent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+                    State::Ready(Ok(blank))
+                }
+                Err(error) if error.is_no_space() => {
+                    self.urgent.store(AHEAD, Ordering::Relaxed);
+                    State::Starved(segment, error)
+                }
                 Err(error) => State::Ready(Err(error)),
             };
             self.changed.notify_all();
@@ -141,7 +148,7 @@ impl Shared {
     fn pace(&self, filling: Filling, supply: &Supply) -> Option<u64> {
         let hurried = || {
             let written = supply.bytes_written() - filling.written_before;
-            self.urgent.load(Ordering::Relaxed) || filling.filled < 2 * written
+            self.urgent.load(Ordering::Relaxed) > 0 || filling.filled < 2 * written
         };
         let (mut state, mut rested) = (self.lock(), Duration::ZERO);
         while filling.filled > 0 && rested < REST && !hurried() && !self.stop.load(Ordering::Relaxed) {
@@ -155,8 +162,10 @@ impl Shared {
     /// Somebody is about to wait for the file that is being made, if one is.
     fn hurry(&self) -> MutexGuard<'_, State> {
         let state = self.lock();
-        self.urgent.store(true, Ordering::Relaxed);
-        self.changed.notify_all();
+        if matches!(*state, State::Wanted(_) | State::Starved(..)) {
+            self.urgent.fetch_max(1, Ordering::Relaxed);
+            self.changed.notify_all();
+        }
         state
     }
 
@@ -244,7 +253,6 @@ impl Blanks for SpareMaker {
         let mut state = self.shared.lock();
         if matches!(*state, State::Idle) {
             *state = State::Wanted(segment);
-            self.shared.urgent.store(false, Ordering::Relaxed);
             drop(state);
             self.shared.changed.notify_all();
         }

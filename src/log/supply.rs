@@ -72,7 +72,8 @@ struct Free {
     claims: Vec<Reserve>,
 }
 
-/// Free space with which a full disk is full no more: for the files that are kept ready, and both reserves.
+/// About the free space with which a full disk is full no more: for the files that are kept ready, and a segment for each
+/// reserve; that of the checkpoints is larger where they are.
 pub fn free_bytes_wanted(segment_bytes: u64) -> u64 {
     (AHEAD as u64 + 2) * segment_bytes
 }

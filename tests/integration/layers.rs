@@ -193,7 +193,8 @@ fn paths(code: &str) -> Vec<(usize, String)> {
             continue;
         }
         let word = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
-        let (taken, tree) = if &rest[..word] == "use" {
+        // Not the `use<'a>` of a return type.
+        let (taken, tree) = if &rest[..word] == "use" && !rest[word..].starts_with('<') {
             let end = rest.find(';').unwrap_or(rest.len());
             (end, expand("", &rest[word..end]))
         } else {

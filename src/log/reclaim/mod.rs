@@ -25,7 +25,8 @@
 //!   `packed/RESERVE` for the time when the disk is full, and made again of the first file that comes free then; to
 //!   merge, as much as is needed of 16 segments, which is not begun unless twice that is free. A full disk is no
 //!   failure: it is tried again after the next checkpoint.
-//! - Time of the disk: it writes and syncs 1 MiB at a time. While others commit, it then rests ([`pace`]).
+//! - Time of the disk: it writes and syncs 1 MiB at a time. While others commit, it then rests, unless it has fallen
+//!   behind ([`pace`]).
 
 mod pace;
 mod pack;
@@ -53,11 +54,11 @@ use policy::{Candidate, Reason};
 /// Segments that are looked through again in one pass: so the cost of looking stays in proportion to what is
 /// written, and of `n` segments each is seen again after `n` / 64 checkpoints.
 const LOOKS_MAX: usize = 64;
-/// From so many sparse segments on, it does not rest between pieces.
+/// With more sparse segments than this, it does not rest between pieces.
 const BEHIND: usize = 4;
 /// How many times as long as a piece takes it rests behind it, for space and to merge.
 const RESTS: u32 = 1;
-const RESTS_TO_MERGE: u32 = 7;
+const RESTS_TO_MERGE: u32 = 3;
 
 /// What the thread works with.
 pub struct Reclaim {

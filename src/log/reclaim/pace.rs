@@ -1,12 +1,11 @@
 //! How fast reclaim goes.
 //!
-//! Commits wait for the disk, and so does what reclaim writes. After each piece it rests, if something was committed
-//! meanwhile, so none of the disk's time goes to it for longer than one piece takes. Where nobody commits, nobody is held
-//! up.
+//! Commits wait for the disk, and so does what reclaim writes. After each piece it rests, at most for a second, if
+//! something was committed meanwhile. Where nobody commits, nobody is held up.
 //!
 //! | Rewritten for | Rests as long as the piece took, times | Its share of the disk |
 //! |---|---|---|
-//! | reads that seek less | 7: it can wait for a quiet hour | an eighth |
+//! | reads that seek less | 3: it can wait | a quarter |
 //! | space | 1 | half |
 //! | space, and segments come to be sparse faster than they are rewritten | 0: the space is wanted more | all |
 

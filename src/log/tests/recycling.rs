@@ -1,6 +1,7 @@
 //! Files of segments that have left become those of new ones, a few of them wait, and nobody reads what was not his.
 
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -200,40 +201,69 @@ fn a_file_is_written_over_only_when_its_old_name_is_gone_for_good() {
     assert!(written.iter().all(|early| !early), "{written:?}");
 }
 
-/// Syncs that the file of a new segment of 4 MiB takes, if the log writes so much behind its first piece; `make` awaits
-/// the file.
-fn syncs_of_a_new_file(written: u64, make: impl FnOnce(&mut SpareMaker)) -> usize {
-    let dir = tempfile::tempdir().unwrap();
+/// A maker of files of 16 MiB on a disk that has no space for the first `full` of them, and what it counts: syncs.
+fn spares(dir: &Path, full: usize) -> (SpareMaker, Arc<LogCounters>, Arc<AtomicUsize>) {
     let syncs = Arc::new(AtomicUsize::new(0));
-    let seen = syncs.clone();
-    let disk = HookDisk::over(dir.path(), move |operation, _| {
+    let (seen, refused) = (syncs.clone(), AtomicUsize::new(0));
+    let disk = HookDisk::over(dir, move |operation, _| {
         seen.fetch_add(usize::from(operation == Operation::Sync), Ordering::Relaxed);
-        Verdict::Go
+        match operation {
+            Operation::Allocate if refused.fetch_add(1, Ordering::Relaxed) < full => {
+                Verdict::Fail(ErrorKind::StorageFull)
+            }
+            _ => Verdict::Go,
+        }
     });
     disk.create_dir("log").unwrap();
     let counters = Arc::new(LogCounters::default());
-    let supply = Arc::new(Supply::new(disk, 4 << 20, counters.clone()));
-    let mut spares =
-        SpareMaker::start(supply, Box::new(|| {}), Box::new(|| {}), &crate::host::RealHost).unwrap();
-    spares.want(SegmentNumber(1));
-    while written > 0 && counters.zero_filled_bytes.get() == 0 {
+    let supply = Arc::new(Supply::new(disk, 16 << 20, counters.clone()));
+    let host = crate::host::RealHost;
+    (SpareMaker::start(supply, Box::new(|| {}), Box::new(|| {}), &host).unwrap(), counters, syncs)
+}
+
+fn until_ready(spares: &mut SpareMaker) {
+    while spares.ready().unwrap().is_none() {
+        spares.retry();
         std::thread::yield_now();
     }
-    counters.bytes_written.add(written);
-    make(&mut spares);
-    syncs.load(Ordering::Relaxed)
 }
 
 #[test]
 fn a_file_that_has_time_is_made_in_small_pieces() {
-    let ready = |spares: &mut SpareMaker| {
-        while spares.ready().unwrap().is_none() {
-            std::thread::yield_now();
-        }
-    };
-    assert_eq!(syncs_of_a_new_file(0, ready), 16, "256 KiB each");
-    let fast = syncs_of_a_new_file(1 << 30, ready);
-    assert!((4..=8).contains(&fast), "{fast}: 1 MiB each, once the log was written");
-    let awaited = syncs_of_a_new_file(0, |spares| drop(spares.wait().unwrap()));
-    assert!((4..=8).contains(&awaited), "{awaited}: 1 MiB each, once somebody waited");
+    let dir = tempfile::tempdir().unwrap();
+    let (mut spares, counters, syncs) = spares(dir.path(), 0);
+    let counted = || syncs.swap(0, Ordering::Relaxed);
+    spares.want(SegmentNumber(1));
+    until_ready(&mut spares);
+    assert_eq!(counted(), 64, "256 KiB each");
+    spares.want(SegmentNumber(2));
+    counters.bytes_written.add(1 << 30);
+    while counters.zero_filled_bytes.get() == 16 << 20 {
+        std::thread::yield_now();
+    }
+    counters.bytes_written.add(1 << 30);
+    until_ready(&mut spares);
+    let fast = counted();
+    assert!((16..40).contains(&fast), "{fast}: 1 MiB each, once the log was written");
+    spares.want(SegmentNumber(3));
+    drop(spares.wait().unwrap());
+    let awaited = counted();
+    assert!((16..40).contains(&awaited), "{awaited}: 1 MiB each, once somebody waited");
+}
+
+#[test]
+fn files_that_a_full_disk_lacked_are_made_in_large_pieces() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut spares, _, syncs) = spares(dir.path(), 1);
+    spares.want(SegmentNumber(1));
+    while !spares.starved() {
+        std::thread::yield_now();
+    }
+    until_ready(&mut spares);
+    spares.want(SegmentNumber(2));
+    until_ready(&mut spares);
+    assert_eq!(syncs.swap(0, Ordering::Relaxed), 32, "1 MiB each");
+    spares.want(SegmentNumber(3));
+    until_ready(&mut spares);
+    assert_eq!(syncs.load(Ordering::Relaxed), 64, "there is time again");
 }

@@ -22,6 +22,8 @@ use crate::progress::Progress;
 use crate::take::all_ok;
 
 const PATH: &str = "/forebay.v1.MessageService/Subscribe";
+/// More than the server sends at once.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// What a consumer expects.
 #[derive(Clone, Debug)]
@@ -40,7 +42,7 @@ pub async fn by_stream(
 ) -> Result<(), Failure> {
     let (up, requests) = mpsc::unbounded_channel();
     up.send(Request { open: Some(open), ..Request::default() })?;
-    let mut client = Grpc::new(clients.channel);
+    let mut client = Grpc::new(clients.channel).max_decoding_message_size(ANSWER_BYTES_MAX);
     client.ready().await?;
     let requests = UnboundedReceiverStream::new(requests).into_streaming_request();
     let codec = ProstCodec::<Request, Response>::default();

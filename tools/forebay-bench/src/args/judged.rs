@@ -197,8 +197,9 @@ fn attack(text: &str) -> Result<Attack, String> {
 ///
 /// In turn, in each run, on a server of its own: alone; with segments of 1 MiB and a queue that nobody consumes, so that
 /// segments are sealed and rewritten, and checkpoints taken, all the time; and while a consumer reads a backlog
-/// that is not in the page cache. The slowest thousandth of the publishes may take twice as long as alone. A run whose
-/// generator was itself late by more than 1 ms (p99) is refused: the default rate is one that two cores can keep.
+/// that is not in the page cache. At last the disk without a server: written to on the same schedule, alone and beside as
+/// many reads. The slowest thousandth of the publishes may take twice as long as alone, and beside the reads twice as long
+/// as the disk's does. A run whose generator was itself late by more than 1 ms (p99) is refused: the default rate is one that two cores can keep.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   forebay-bench tail

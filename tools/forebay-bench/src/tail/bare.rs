@@ -1,4 +1,5 @@
-//! The disk without a server: the same schedule of bare writes and syncs, beside bare reads or none.
+//! The disk without a server: the same schedule, all that is due written by one write and one sync, beside bare reads or
+//! none.
 //!
 //! What is slow here is slow for everybody: the disk, its host, the time that a machine takes away.
 
@@ -14,8 +15,8 @@ use crate::Failure;
 use crate::samples::{Samples, Window};
 use crate::schedule::Schedule;
 
-/// What the log writes for a small commit.
-const WRITE_BYTES: usize = 4 << 10;
+/// A write is a multiple of this.
+const BLOCK_BYTES: u64 = 4 << 10;
 /// What a pull of [`super::PULL`] messages reads.
 const READ_BYTES: usize = (super::PULL * super::SIZE) as usize;
 /// As long as a segment; written over and over.
@@ -46,13 +47,21 @@ pub fn measure(folder: &Path, schedule: Schedule, reads: Option<Reads>) -> Resul
 fn write(file: &File, schedule: Schedule) -> Result<Samples, Failure> {
     let start = Instant::now();
     let mut samples = Samples::new(Window { start, warm_up: super::WARM_UP, length: None });
-    let block = [1; WRITE_BYTES];
-    for number in 0..schedule.messages() {
-        let due = start + schedule.due(number);
-        std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        file.write_all_at(&block, number * WRITE_BYTES as u64 % FILE_BYTES as u64)?;
+    let due = |number: u64| start + schedule.due(number);
+    let (mut next, mut position) = (0, 0);
+    while next < schedule.messages() {
+        std::thread::sleep(due(next).saturating_duration_since(Instant::now()));
+        let now = Instant::now();
+        let end =
+            (next..schedule.messages()).find(|number| due(*number) > now).unwrap_or(schedule.messages());
+        let bytes = ((end - next).max(1) * super::SIZE).next_multiple_of(BLOCK_BYTES).min(FILE_BYTES as u64);
+        position = if position + bytes > FILE_BYTES as u64 { 0 } else { position };
+        file.write_all_at(&vec![1; bytes as usize], position)?;
         file.sync_data()?;
-        samples.took(due, Instant::now());
+        position += bytes;
+        let done = Instant::now();
+        (next..end).for_each(|number| samples.took(due(number), done));
+        next = end;
     }
     Ok(samples)
 }

@@ -8,8 +8,8 @@
 //! | disk alone, disk cold | the disk without a server ([`bare`]): nothing, and reads of that backlog as fast as the consumer's |
 //!
 //! The publishes are an open loop, so a stall counts with all that waits behind it. Each phase has a server of its own.
-//! Upkeep is judged by the server alone. Reads are judged by the disk beside as many reads: what they do to a bare
-//! loop, no server can undo.
+//! Upkeep is judged by the server alone. Reads are judged by the disk beside as many reads, which has its own group
+//! commit: what they do to that, no server can undo.
 
 mod bare;
 
@@ -124,7 +124,8 @@ async fn cold(args: &TailArgs, figures: &mut Figures) -> Result<(f64, f64), Fail
         ("cold_read_beside_mib_per_second", mib(read, took)),
     ]);
     site.kill();
-    let bytes_per_second = (read * SIZE) as f64 / took.as_secs_f64();
+    // Of a small backlog nothing may have been left.
+    let bytes_per_second = (read.max(1) * SIZE) as f64 / took.as_secs_f64();
     let disk = disk(args, &site, bytes_per_second, figures).await?;
     Ok((cold.latency_ms(0.999), disk))
 }
