@@ -40,7 +40,7 @@ fn attacks_are_chosen_and_judged_by_what_they_cost_an_honest_client() {
 }
 
 #[test]
-fn the_tail_is_measured_beside_the_servers_own_work_and_judged() {
+fn the_tail_is_measured_beside_the_servers_own_work_and_beside_the_disk() {
     let arguments = ["tail", "--rate", "4000", "--runs", "1", "--seconds", "1", "--scale", "0.01"];
     let report = json(&[&arguments[..], &["--no-verdict"]].concat());
     let value = |name: &str| figure(&report, 0, name);
@@ -51,8 +51,6 @@ fn the_tail_is_measured_beside_the_servers_own_work_and_judged() {
         let name = format!("{phase}_over_{}_p999", beside.trim_end_matches("_cold"));
         assert!((value(&name) - ratio).abs() < 0.01, "{name}");
     }
-    let judged: Vec<String> = verdicts(&arguments).into_iter().map(|(figure, _)| figure).collect();
-    assert_eq!(judged, ["upkeep_over_alone_p999", "cold_over_disk_p999"]);
 }
 
 #[test]
