@@ -220,16 +220,21 @@ pub async fn server_stats(clients: &Clients) -> Result<ServerStats, Failure> {
 
 /// Waits until the server has written nothing for this long: what it does behind the answers is done.
 pub async fn quiet(clients: &Clients, time: Duration) -> Result<ServerStats, Failure> {
-    let (mut before, mut since) = (server_stats(clients).await?, Instant::now());
+    still(time, async || Ok(server_stats(clients).await?.written_bytes)).await?;
+    server_stats(clients).await
+}
+
+/// Waits until a figure has not changed for this long.
+pub async fn still(time: Duration, figure: impl AsyncFn() -> Result<u64, Failure>) -> Result<(), Failure> {
+    let (mut before, mut since) = (figure().await?, Instant::now());
     while since.elapsed() < time {
         tokio::time::sleep(time / 10).await;
-        let now = server_stats(clients).await?;
-        if now.written_bytes != before.written_bytes {
+        let now = figure().await?;
+        if std::mem::replace(&mut before, now) != now {
             since = Instant::now();
         }
-        before = now;
     }
-    Ok(before)
+    Ok(())
 }
 
 /// Calls for each name, 64 at a time, results in order.

@@ -19,7 +19,7 @@ use forebay::record::{Lane, StoredParts};
 use forebay_testkit::payload::Random;
 use forebay_testkit::queue;
 
-use super::recycled::{QUIET, ROUNDS_BEFORE};
+use super::recycled::Rounds;
 use super::{BODY_BYTES, WAITERS};
 use crate::Failure;
 use crate::fill::Published;
@@ -30,17 +30,9 @@ pub fn measure(folder: &Path, time: Duration, segment_bytes: u64) -> Result<(Pub
         group.publish(move |_, took| took < time).await
     })?;
     let recycled = on_broker(&folder.join("recycled"), segment_bytes, async |group| {
-        let segment = segment_bytes / BODY_BYTES;
-        for _ in 0..ROUNDS_BEFORE {
-            group.publish_and_purge(segment).await?;
-        }
-        let mut all = Published { messages: 0, took: Duration::ZERO };
-        while all.took < time {
-            let published = group.publish_and_purge(segment).await?;
-            all.messages += published.messages;
-            all.took += published.took;
-        }
-        Ok(all)
+        let rounds = InRounds { group, messages: segment_bytes / BODY_BYTES };
+        rounds.warm_up().await?;
+        Ok(rounds.measure(time).await?.0)
     })?;
     Ok((growing, recycled))
 }
@@ -101,20 +93,23 @@ impl Group {
         self.broker.publish(self.name.clone(), vec![NewMessage { lane, parts }], None).await?;
         Ok(())
     }
+}
 
-    /// About so many messages; then they are gone, and what the broker does behind them is done.
-    async fn publish_and_purge(&self, messages: u64) -> Result<Published, Failure> {
-        let each = messages / WAITERS as u64;
-        let published = self.publish(move |stored, _| stored < each).await?;
-        self.broker.purge(self.name.clone(), None).await?;
-        let (mut before, mut since) = (0, Instant::now());
-        while since.elapsed() < QUIET {
-            tokio::time::sleep(QUIET / 10).await;
-            let now = self.broker.server_stats().await?.bytes_written;
-            if std::mem::replace(&mut before, now) != now {
-                since = Instant::now();
-            }
-        }
+/// Rounds of about so many messages.
+struct InRounds<'a> {
+    group: &'a Group,
+    messages: u64,
+}
+
+impl Rounds for InRounds<'_> {
+    async fn round(&self) -> Result<Published, Failure> {
+        let each = self.messages / WAITERS as u64;
+        let published = self.group.publish(move |stored, _| stored < each).await?;
+        self.group.broker.purge(self.group.name.clone(), None).await?;
         Ok(published)
+    }
+
+    async fn bytes_written(&self) -> Result<u64, Failure> {
+        Ok(self.group.broker.server_stats().await?.bytes_written)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! In rounds of one segment: publish, purge. A purged segment's file comes back after some seals and is written again,
 //! so after the first rounds the same files go around and the disk use does not grow. Only publishing counts, and what
-//! the server does behind a round is awaited. Files that it makes anew in the measured rounds are counted: there
+//! the server does behind a measured round is awaited. Files that it makes anew in those rounds are counted: there
 //! should be hardly any.
 
 use std::time::Duration;
@@ -15,41 +15,74 @@ use super::served::{Bed, IN_BATCHES};
 use crate::Failure;
 use crate::args::LimitsArgs;
 use crate::fill::{Length, Published, publish_stream};
-use crate::site::{Site, quiet};
+use crate::site::{Site, server_stats, still};
 
 /// Rounds before the measured ones: they make the files.
-pub const ROUNDS_BEFORE: u64 = 12;
-/// The server has done what is behind a round when it has written nothing for so long.
-pub const QUIET: Duration = Duration::from_millis(50);
+const ROUNDS_BEFORE: u64 = 12;
+/// What is behind a round is done when nothing was written for so long.
+const QUIET: Duration = Duration::from_millis(50);
 /// The metric of files that were made.
 const MADE: &str = "forebay_log_segments_created_total";
+
+/// Who publishes and purges in rounds.
+pub trait Rounds {
+    /// Publishes a segment's worth to a queue and purges it; what the publishing took.
+    async fn round(&self) -> Result<Published, Failure>;
+
+    /// All bytes written so far.
+    async fn bytes_written(&self) -> Result<u64, Failure>;
+
+    /// Before what is measured. Rounds do not wait for each other: files are made as fast as others are filled.
+    async fn warm_up(&self) -> Result<(), Failure> {
+        for _ in 0..ROUNDS_BEFORE {
+            self.round().await?;
+        }
+        still(QUIET, async || self.bytes_written().await).await
+    }
+
+    /// What is published in rounds until publishing has taken so long.
+    async fn measure(&self, time: Duration) -> Result<(Published, u64), Failure> {
+        let (mut all, mut rounds) = (Published { messages: 0, took: Duration::ZERO }, 0);
+        while all.took < time {
+            let published = self.round().await?;
+            still(QUIET, async || self.bytes_written().await).await?;
+            all.messages += published.messages;
+            all.took += published.took;
+            rounds += 1;
+        }
+        Ok((all, rounds))
+    }
+}
 
 /// What was published in the measured rounds, and the files that were made in them for each segment.
 pub async fn measure(args: &LimitsArgs) -> Result<(Published, f64), Failure> {
     let mut site = Site::new(&args.server)?;
     site.configure(format!("segment_bytes = {}\n", args.scale.segment_bytes()));
     site.start()?;
-    let bed = Bed::on(site, 1).await?;
-    let round = Length::Messages(args.scale.segment_bytes() / BODY_BYTES);
-    for _ in 0..ROUNDS_BEFORE {
-        publish_and_purge(&bed, round).await?;
-    }
-    let before = bed.site.counter(MADE)?;
-    let (mut all, mut rounds) = (Published { messages: 0, took: Duration::ZERO }, 0);
-    while all.took < args.time() {
-        let published = publish_and_purge(&bed, round).await?;
-        all.messages += published.messages;
-        all.took += published.took;
-        rounds += 1;
-    }
-    let made = bed.site.counter(MADE)? - before;
-    Ok((all, made as f64 / f64::from(rounds)))
+    let served = Served { bed: Bed::on(site, 1).await?, messages: args.scale.segment_bytes() / BODY_BYTES };
+    served.warm_up().await?;
+    let before = served.bed.site.counter(MADE)?;
+    let (all, rounds) = served.measure(args.time()).await?;
+    let made = served.bed.site.counter(MADE)? - before;
+    Ok((all, made as f64 / rounds as f64))
 }
 
-async fn publish_and_purge(bed: &Bed, round: Length) -> Result<Published, Failure> {
-    let published = publish_stream(&bed.clients, &bed.names, IN_BATCHES, round).await?;
-    let request = PurgeRequest { name: queue(&bed.names[0]), ..PurgeRequest::default() };
-    bed.clients.queues.clone().purge(request).await?;
-    quiet(&bed.clients, QUIET).await?;
-    Ok(published)
+/// Rounds of a server.
+struct Served {
+    bed: Bed,
+    messages: u64,
+}
+
+impl Rounds for Served {
+    async fn round(&self) -> Result<Published, Failure> {
+        let Bed { clients, names, .. } = &self.bed;
+        let published = publish_stream(clients, names, IN_BATCHES, Length::Messages(self.messages)).await?;
+        let request = PurgeRequest { name: queue(&names[0]), ..PurgeRequest::default() };
+        clients.queues.clone().purge(request).await?;
+        Ok(published)
+    }
+
+    async fn bytes_written(&self) -> Result<u64, Failure> {
+        Ok(server_stats(&self.bed.clients).await?.written_bytes)
+    }
 }
