@@ -9,8 +9,7 @@
 
 use std::fmt;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64_simd::{AsOut as _, URL_SAFE_NO_PAD};
 use siphasher::sip::SipHasher24;
 
 use crate::core::delivery::LeaseId;
@@ -31,7 +30,11 @@ pub struct AckId {
 
 impl AckId {
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.text[..self.length.into()]).expect("made of a text")
+        std::str::from_utf8(self.as_bytes()).expect("made of a text")
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.text[..self.length.into()]
     }
 }
 
@@ -76,19 +79,19 @@ impl AckIds {
         let mac = self.hasher.hash(&bytes[..SIGNED]);
         bytes[SIGNED..].copy_from_slice(&mac.to_le_bytes());
         let mut text = [0; CHARACTERS];
-        URL_SAFE_NO_PAD.encode_slice(bytes, &mut text).expect("36 bytes are 48 characters");
+        let _ = URL_SAFE_NO_PAD.encode(&bytes, text[..].as_out());
         AckId { text, length: CHARACTERS as u8 }
     }
 
     /// The token of an id that was made here for this subscription.
     pub fn decode(&self, subscription: SubscriptionId, id: &AckId) -> Option<AckToken> {
-        let mut bytes = [0; BYTES + 1];
-        let length = URL_SAFE_NO_PAD.decode_slice(&id.text[..id.length.into()], &mut bytes).ok()?;
+        let mut bytes = [0; BYTES];
+        if id.as_bytes().len() != CHARACTERS {
+            return None;
+        }
+        URL_SAFE_NO_PAD.decode(id.as_bytes(), bytes[..].as_out()).ok()?;
         let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
-        if length != BYTES
-            || self.hasher.hash(&bytes[..SIGNED]) != u64_at(SIGNED)
-            || u64_at(0) != subscription.0
-        {
+        if self.hasher.hash(&bytes[..SIGNED]) != u64_at(SIGNED) || u64_at(0) != subscription.0 {
             return None;
         }
         let incarnation = u32::from_le_bytes(bytes[16..20].try_into().expect("four bytes"));
@@ -121,11 +124,11 @@ mod tests {
     #[test]
     fn every_flipped_bit_is_noticed() {
         let ids = AckIds::new(&[1; 32]);
-        let id = URL_SAFE_NO_PAD.decode(ids.encode(SubscriptionId(5), token()).as_str()).unwrap();
+        let id = URL_SAFE_NO_PAD.decode_to_vec(ids.encode(SubscriptionId(5), token()).as_str()).unwrap();
         for bit in 0..id.len() * 8 {
             let mut flipped = id.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            let flipped = AckId::from(URL_SAFE_NO_PAD.encode(flipped));
+            let flipped = AckId::from(URL_SAFE_NO_PAD.encode_to_string(flipped));
             assert_eq!(ids.decode(SubscriptionId(5), &flipped), None, "bit {bit}");
         }
     }

@@ -5,6 +5,8 @@
 //! its line and waits; others go on. It holds no lease meanwhile. What a read leaves out goes back without having
 //! counted; if that is a first message that is larger than was thought, its consumer waits for memory of that size.
 
+use std::vec;
+
 use super::api::{
     BrokerError, ConsumerId, Delivery, DeliveryBatch, Fetched, PullOptions, Reply, StoredMessage,
     SubscribeOptions,
@@ -396,22 +398,23 @@ impl Shell {
             let message = state.and_then(|subscription| subscription.delivery.outstanding(handed.offset));
             message.is_some_and(|message| message.lease == handed.lease)
         };
-        let mut messages = messages.into_iter().peekable();
+        let mut messages = messages.into_iter();
         let mut unused = Vec::new();
+        let mut given = Vec::with_capacity(messages.len());
         let mut deliveries = Vec::with_capacity(messages.len());
         // What was purged while its bytes were read is nobody's any more.
         for handed in handed.into_iter().filter(is_leased) {
-            while messages.next_if(|message| message.offset < handed.offset).is_some() {}
-            let Some(message) = messages.next_if(|message| message.offset == handed.offset) else {
+            let Some(message) = take_at(&mut messages, handed.offset) else {
                 unused.push(handed);
                 continue;
             };
             let token = AckToken { offset: handed.offset, lease: handed.lease };
             let ack_id = self.ack_ids.encode(subscription, token);
-            deliveries.push((handed, Delivery { ack_id, attempt: handed.attempt, lease_us, message }));
+            given.push(handed);
+            deliveries.push(Delivery { ack_id, attempt: handed.attempt, lease_us, message });
         }
-        if !deliveries.is_empty() {
-            unused.extend(self.hand_over(id, deliveries, memory));
+        if !deliveries.is_empty() && !self.hand_over(id, deliveries, memory) {
+            unused.append(&mut given);
         }
         if let Some(subscription) = self.state.subscription(subscription)
             && !unused.is_empty()
@@ -422,34 +425,27 @@ impl Shell {
         self.mark(subscription);
     }
 
-    /// Sends deliveries; gives what nobody was there to take.
-    fn hand_over(
-        &mut self,
-        id: ConsumerId,
-        deliveries: Vec<(Handed, Delivery)>,
-        mut memory: Permit,
-    ) -> Vec<Handed> {
-        let (handed, deliveries): (Vec<Handed>, Vec<Delivery>) = deliveries.into_iter().unzip();
+    /// Sends deliveries; false if nobody was there to take them.
+    fn hand_over(&mut self, id: ConsumerId, deliveries: Vec<Delivery>, mut memory: Permit) -> bool {
         memory.shrink_to(stored_memory(deliveries.iter().map(|delivery| &delivery.message)));
-        let Some(consumer) = self.consumers.get_mut(id) else { return handed };
+        let Some(consumer) = self.consumers.get_mut(id) else { return false };
         if let ConsumerKind::Stream(stream) = &mut consumer.kind {
             let bytes: u64 = deliveries.iter().map(|delivery| delivery.message.body.len() as u64).sum();
             stream.messages = stream.messages.saturating_sub(deliveries.len() as u64);
             stream.bytes = stream.bytes.saturating_sub_unsigned(bytes);
             stream.untaken += 1;
-            if stream.sink.send(Held { value: deliveries, memory: Some(memory) }).is_ok() {
-                return Vec::new();
+            let sent = stream.sink.send(Held { value: deliveries, memory: Some(memory) }).is_ok();
+            if !sent {
+                self.consumers.remove(id);
             }
-            self.consumers.remove(id);
-            return handed;
+            return sent;
         }
         self.timers.remove(Key::Pull(id));
         let consumer = self.consumers.remove(id).expect("seen above");
         let ConsumerKind::Pull { reply, .. } = consumer.kind else {
             unreachable!("streams are handled above")
         };
-        let batch = Held { value: deliveries, memory: Some(memory) };
-        if reply.send(Ok(batch)).is_ok() { Vec::new() } else { handed }
+        reply.send(Ok(Held { value: deliveries, memory: Some(memory) })).is_ok()
     }
 
     /// Sets damaged messages aside for a while: loud, and out of the others' way.
@@ -521,6 +517,14 @@ impl Shell {
         let room = room_within(&memory, count, peek.bytes_max);
         self.start_read(id, offsets, room, Purpose::Peek { peek, count, memory, reply });
     }
+}
+
+/// Takes the message at `offset` out of messages in order; those before it are passed over.
+fn take_at(messages: &mut vec::IntoIter<StoredMessage>, offset: Offset) -> Option<StoredMessage> {
+    while messages.as_slice().first()?.offset < offset {
+        messages.next();
+    }
+    messages.as_slice().first().is_some_and(|next| next.offset == offset).then(|| messages.next())?
 }
 
 /// Room for `count` messages in memory that was taken.

@@ -8,8 +8,8 @@ use tonic::metadata::MetadataMap;
 use super::check::invalid;
 use super::status::Refusal;
 
-const US_PER_S: u64 = 1_000_000;
-const NS_PER_US: u32 = 1_000;
+pub const US_PER_S: u64 = 1_000_000;
+pub const NS_PER_US: u32 = 1_000;
 const NS_PER_S: u32 = 1_000_000_000;
 
 /// How much earlier than its caller's deadline a long poll is answered: a tenth of the time there is, but at least

@@ -8,7 +8,7 @@ pub mod publish;
 pub mod subscribe;
 
 use bytes::BufMut;
-use prost::encoding::{decode_varint, encode_varint, encoded_len_varint};
+use prost::encoding::{decode_varint, encoded_len_varint};
 
 /// The tag of a number's field.
 const fn number(field: u32) -> u32 {
@@ -85,18 +85,28 @@ fn number_len(tag: u32, number: u64) -> usize {
 
 /// Appends what comes before a part's bytes.
 fn put_part(tag: u32, length: usize, out: &mut impl BufMut) {
-    encode_varint(tag.into(), out);
-    encode_varint(length as u64, out);
+    put_varint(tag.into(), out);
+    put_varint(length as u64, out);
 }
 
 fn put_number(tag: u32, number: u64, out: &mut impl BufMut) {
     if number != 0 {
-        encode_varint(tag.into(), out);
-        encode_varint(number, out);
+        put_varint(tag.into(), out);
+        put_varint(number, out);
     }
 }
 
 fn put_message(tag: u32, message: &impl prost::Message, out: &mut impl BufMut) {
     put_part(tag, message.encoded_len(), out);
     message.encode(out).expect("a buffer grows");
+}
+
+/// Inlined, so that of a constant only its bytes are left.
+#[inline(always)]
+fn put_varint(mut value: u64, out: &mut impl BufMut) {
+    while value >= 0x80 {
+        out.put_u8(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.put_u8(value as u8);
 }

@@ -2,11 +2,9 @@
 //! that their publisher added, and are written piece by piece as the network takes them, each body copied once.
 
 use std::sync::Arc;
-use std::vec;
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
 use prost::Message as _;
-use prost_types::Timestamp;
 use tonic::Status;
 
 use super::{number, number_len, part, part_len, put_message, put_number, put_part};
@@ -18,8 +16,9 @@ use crate::proto::v1::{ReceivedMessage, SubscribeRequest};
 use crate::service::check::at_most;
 use crate::service::explain::undecodable;
 use crate::service::status::Refusal;
+use crate::service::time::{NS_PER_US, US_PER_S};
 use crate::service::unsent::Unsent;
-use crate::service::{message, time, token};
+use crate::service::{message, token};
 
 /// Tags of the fields that are read and written here.
 mod tag {
@@ -41,6 +40,8 @@ mod tag {
     pub const MESSAGE_ID: u32 = part(20);
     pub const MESSAGE_OFFSET: u32 = number(21);
     pub const MESSAGE_PUBLISH_TIME: u32 = part(22);
+    pub const TIMESTAMP_SECONDS: u32 = number(1);
+    pub const TIMESTAMP_NANOS: u32 = number(2);
 }
 
 /// The most that a plain message has before its body, and behind it.
@@ -108,46 +109,57 @@ fn read_acks(bytes: &[u8]) -> Option<Request> {
     rest.is_empty().then_some(Request::Acks { correlation_id, ack_ids })
 }
 
-/// A delivery that is ready to be written.
+/// A delivery of a response.
 #[derive(Debug)]
 enum Item {
     /// It has a body and nothing that its publisher added.
     Plain(Delivery),
     Any(Box<ReceivedMessage>),
+    /// The whole of one that is being written.
+    Encoded(Vec<u8>),
+}
+
+impl Item {
+    /// None of one that is being written.
+    fn ack_id(self) -> Option<AckId> {
+        match self {
+            Self::Plain(delivery) => Some(delivery.ack_id),
+            Self::Any(received) => Some(AckId::from(received.ack_id)),
+            Self::Encoded(_) => None,
+        }
+    }
+
+    /// What is written bit by bit.
+    fn bulk(&self) -> &[u8] {
+        match self {
+            Self::Plain(delivery) => &delivery.message.body,
+            Self::Encoded(bytes) => bytes,
+            Self::Any(_) => unreachable!("it is encoded when its turn comes"),
+        }
+    }
 }
 
 /// Deliveries of one response.
 #[derive(Debug)]
 pub struct Deliveries {
-    items: vec::IntoIter<Item>,
+    items: Vec<Item>,
     /// When each lease ends counts from here, microseconds of wall time.
     now_us: u64,
     /// Bytes of the items.
     length: usize,
     is_begun: bool,
-    /// The one that is being written.
-    current: Option<Current>,
+    /// Those of which something is written; of the last of them maybe not all.
+    written: usize,
+    /// How much of its bulk.
+    bulk_at: Option<usize>,
     /// Where those go back to of which nothing was written.
     unsent: Arc<Unsent>,
 }
 
 impl Drop for Deliveries {
     fn drop(&mut self) {
-        let ack_id = |item| match item {
-            Item::Plain(delivery) => delivery.ack_id,
-            Item::Any(received) => AckId::from(received.ack_id),
-        };
-        self.unsent.give_back(self.items.by_ref().map(ack_id).collect());
+        self.unsent.give_back(self.items.drain(self.written..).filter_map(Item::ack_id).collect());
     }
-}
-
-/// A delivery of which not all is written.
-#[derive(Debug)]
-struct Current {
-    /// What is left of its body, or of all of it.
-    rest: Bytes,
-    /// What comes behind its body.
-    behind: Option<(Delivery, Plain)>,
 }
 
 /// Deliveries that are gathered for one response.
@@ -179,7 +191,7 @@ impl Gathered {
     /// A response of these; `now_us` is that of all of them.
     pub fn close(self, now_us: u64, unsent: Arc<Unsent>) -> Deliveries {
         let Self { items, length } = self;
-        Deliveries { items: items.into_iter(), now_us, length, is_begun: false, current: None, unsent }
+        Deliveries { items, now_us, length, is_begun: false, written: 0, bulk_at: None, unsent }
     }
 }
 
@@ -230,44 +242,52 @@ impl Deliveries {
             self.is_begun = true;
             put_part(tag::ANSWER_DELIVERIES, self.length, out);
         }
-        loop {
-            if let Some(Current { rest, behind }) = &mut self.current {
-                let (now, later) = rest.split_at(rest.len().min(most.saturating_sub(out.len())));
-                out.extend_from_slice(now);
-                if !later.is_empty() {
-                    return rest.advance(now.len());
-                }
-                if let Some((delivery, fields)) = behind {
-                    fields.put_behind(delivery, out);
-                }
-                self.current = None;
-            }
-            if out.len() >= most {
-                return;
-            }
-            match self.items.next() {
-                Some(Item::Plain(mut delivery)) => {
-                    let fields = Plain::of(&delivery, self.now_us);
-                    fields.put_before(&delivery, out);
-                    let body = std::mem::take(&mut delivery.message.body);
-                    self.current = Some(Current { rest: body, behind: Some((delivery, fields)) });
-                }
-                Some(Item::Any(received)) => {
-                    let mut encoded = Vec::new();
-                    put_message(tag::DELIVERIES_MESSAGES, &*received, &mut encoded);
-                    self.current = Some(Current { rest: encoded.into(), behind: None });
-                }
-                None => return,
-            }
+        while self.write_bulk(most, out) && out.len() < most && self.written < self.items.len() {
+            self.begin_next(out);
         }
+    }
+
+    /// Writes on at the delivery that was begun last; whether it is whole.
+    fn write_bulk(&mut self, most: usize, out: &mut Vec<u8>) -> bool {
+        let Some(at) = self.bulk_at else { return true };
+        let item = &mut self.items[self.written - 1];
+        let rest = &item.bulk()[at..];
+        let now = &rest[..rest.len().min(most.saturating_sub(out.len()))];
+        out.extend_from_slice(now);
+        if now.len() < rest.len() {
+            self.bulk_at = Some(at + now.len());
+            return false;
+        }
+        match item {
+            Item::Plain(delivery) => Plain::of(delivery, self.now_us).put_behind(delivery, out),
+            // It was there twice for that long.
+            written => *written = Item::Encoded(Vec::new()),
+        }
+        self.bulk_at = None;
+        true
+    }
+
+    fn begin_next(&mut self, out: &mut Vec<u8>) {
+        let item = &mut self.items[self.written];
+        match item {
+            Item::Plain(delivery) => Plain::of(delivery, self.now_us).put_before(delivery, out),
+            Item::Any(received) => {
+                let mut encoded = Vec::new();
+                put_message(tag::DELIVERIES_MESSAGES, &**received, &mut encoded);
+                *item = Item::Encoded(encoded);
+            }
+            Item::Encoded(_) => {}
+        }
+        self.written += 1;
+        self.bulk_at = Some(0);
     }
 }
 
 /// The fields of a plain delivery that have to be worked out, and its bytes.
 #[derive(Debug)]
 struct Plain {
-    publish_time: Timestamp,
-    expire_time: Timestamp,
+    publish_time: Time,
+    expire_time: Time,
     message_length: usize,
     length: usize,
 }
@@ -275,27 +295,27 @@ struct Plain {
 impl Plain {
     fn of(delivery: &Delivery, now_us: u64) -> Self {
         let message = &delivery.message;
-        let publish_time = time::timestamp(message.publish_time_us);
-        let expire_time = time::timestamp(now_us.saturating_add(delivery.lease_us));
+        let publish_time = Time::of(message.publish_time_us);
+        let expire_time = Time::of(now_us.saturating_add(delivery.lease_us));
         let body = &message.body;
         let body_length = if body.is_empty() { 0 } else { part_len(tag::MESSAGE_BODY, body.len()) };
         let message_length = body_length
             + part_len(tag::MESSAGE_ID, token::MESSAGE_ID_BYTES)
             + number_len(tag::MESSAGE_OFFSET, message.offset.0)
-            + part_len(tag::MESSAGE_PUBLISH_TIME, publish_time.encoded_len());
-        let length = part_len(tag::RECEIVED_ACK_ID, delivery.ack_id.as_str().len())
+            + publish_time.len(tag::MESSAGE_PUBLISH_TIME);
+        let length = part_len(tag::RECEIVED_ACK_ID, delivery.ack_id.as_bytes().len())
             + part_len(tag::RECEIVED_MESSAGE, message_length)
             + number_len(tag::RECEIVED_ATTEMPT, delivery.attempt.into())
-            + part_len(tag::RECEIVED_LEASE_EXPIRE_TIME, expire_time.encoded_len());
+            + expire_time.len(tag::RECEIVED_LEASE_EXPIRE_TIME);
         Self { publish_time, expire_time, message_length, length }
     }
 
     /// Appends what comes before the body.
     fn put_before(&self, delivery: &Delivery, out: &mut Vec<u8>) {
         put_part(tag::DELIVERIES_MESSAGES, self.length, out);
-        let ack_id = delivery.ack_id.as_str();
+        let ack_id = delivery.ack_id.as_bytes();
         put_part(tag::RECEIVED_ACK_ID, ack_id.len(), out);
-        out.put_slice(ack_id.as_bytes());
+        out.extend_from_slice(ack_id);
         put_part(tag::RECEIVED_MESSAGE, self.message_length, out);
         let body = &delivery.message.body;
         if !body.is_empty() {
@@ -307,11 +327,38 @@ impl Plain {
     fn put_behind(&self, delivery: &Delivery, out: &mut Vec<u8>) {
         let message = &delivery.message;
         put_part(tag::MESSAGE_ID, token::MESSAGE_ID_BYTES, out);
-        out.put_slice(&token::message_id_text(message.queue_uid, message.offset));
+        out.extend_from_slice(&token::message_id_text(message.queue_uid, message.offset));
         put_number(tag::MESSAGE_OFFSET, message.offset.0, out);
-        put_message(tag::MESSAGE_PUBLISH_TIME, &self.publish_time, out);
+        self.publish_time.put(tag::MESSAGE_PUBLISH_TIME, out);
         put_number(tag::RECEIVED_ATTEMPT, delivery.attempt.into(), out);
-        put_message(tag::RECEIVED_LEASE_EXPIRE_TIME, &self.expire_time, out);
+        self.expire_time.put(tag::RECEIVED_LEASE_EXPIRE_TIME, out);
+    }
+}
+
+/// A `Timestamp`.
+#[derive(Debug)]
+struct Time {
+    seconds: u64,
+    nanos: u64,
+}
+
+impl Time {
+    fn of(us: u64) -> Self {
+        Self { seconds: us / US_PER_S, nanos: us % US_PER_S * u64::from(NS_PER_US) }
+    }
+
+    fn fields_len(&self) -> usize {
+        number_len(tag::TIMESTAMP_SECONDS, self.seconds) + number_len(tag::TIMESTAMP_NANOS, self.nanos)
+    }
+
+    fn len(&self, tag: u32) -> usize {
+        part_len(tag, self.fields_len())
+    }
+
+    fn put(&self, tag: u32, out: &mut Vec<u8>) {
+        put_part(tag, self.fields_len(), out);
+        put_number(tag::TIMESTAMP_SECONDS, self.seconds, out);
+        put_number(tag::TIMESTAMP_NANOS, self.nanos, out);
     }
 }
 
