@@ -91,7 +91,11 @@ impl QueueName {
 
     /// Whether this is its text.
     pub fn is(&self, text: &str) -> bool {
-        parts(text) == Some(["namespaces", self.namespace.as_str(), "queues", self.queue.as_str()])
+        let queue = text
+            .strip_prefix("namespaces/")
+            .and_then(|rest| rest.strip_prefix(self.namespace.as_str()))
+            .and_then(|rest| rest.strip_prefix("/queues/"));
+        queue == Some(self.queue.as_str())
     }
 }
 

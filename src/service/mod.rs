@@ -36,6 +36,7 @@ mod update;
 mod windows;
 mod wire;
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use tonic::{Response, Status};
@@ -61,14 +62,31 @@ pub struct Identity {
     pub start_time_us: u64,
 }
 
-/// What every service needs.
+/// What every service needs. Each call has it: a clone is one pointer more.
 #[derive(Clone, Debug)]
-struct Shared {
+struct Shared(Arc<Common>);
+
+#[derive(Debug)]
+struct Common {
     broker: Broker,
     budgets: Budgets,
     outflow: Outflow,
     readiness: Readiness,
-    identity: Arc<Identity>,
+    identity: Identity,
+}
+
+impl Shared {
+    fn new(common: Common) -> Self {
+        Self(Arc::new(common))
+    }
+}
+
+impl Deref for Shared {
+    type Target = Common;
+
+    fn deref(&self) -> &Common {
+        &self.0
+    }
 }
 
 fn rpc_not_built<T>(rpc: &'static str) -> Result<Response<T>, Status> {

@@ -23,7 +23,6 @@
 //! strand its leases.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http2;
@@ -40,7 +39,7 @@ use super::edge::{Edge, Services};
 use super::messages::Messages;
 use super::places::{Bounds, Places};
 use super::queues::Queues;
-use super::{Identity, Shared};
+use super::{Common, Identity, Shared};
 use crate::admission::{Budgets, Outflow};
 use crate::broker::api::Broker;
 use crate::limits::OTHER_REQUEST_BYTES_MAX;
@@ -143,13 +142,13 @@ fn http2() -> http2::Builder<TokioExecutor> {
 
 /// The services of the API, and others.
 fn services(parts: &Parts, others: RoutesBuilder) -> Services {
-    let shared = Shared {
+    let shared = Shared::new(Common {
         broker: parts.broker.clone(),
         budgets: parts.budgets.clone(),
         outflow: parts.outflow.clone(),
         readiness: parts.readiness.clone(),
-        identity: Arc::new(parts.identity),
-    };
+        identity: parts.identity,
+    });
     let (queues, messages) = (Queues { shared: shared.clone() }, Messages { shared: shared.clone() });
     Services {
         queues: QueueServiceServer::new(queues).max_decoding_message_size(OTHER_REQUEST_BYTES_MAX),

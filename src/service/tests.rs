@@ -58,7 +58,7 @@ fn parts(broker: Broker) -> server::Parts {
 fn shared(broker: Broker) -> Shared {
     let parts = parts(broker);
     let (budgets, outflow, readiness) = (parts.budgets, parts.outflow, parts.readiness);
-    Shared { broker: parts.broker, budgets, outflow, readiness, identity: Arc::new(parts.identity) }
+    Shared::new(Common { broker: parts.broker, budgets, outflow, readiness, identity: parts.identity })
 }
 
 /// A broker that must not be called.

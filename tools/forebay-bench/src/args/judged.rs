@@ -17,9 +17,8 @@ use crate::{limits, reclaim};
 /// In turn, in each run: unary publishes beside an empty gRPC handler, group commit in one process beside a loop of
 /// write and sync, publishing by stream, one message and 100 messages a request, consuming in batches of 100, 10,000
 /// queues beside one, and messages of 3 MiB beside a loop of write and sync. Other bodies have 1 KiB. Ratios are of one
-/// run, so that a noisy machine disturbs both sides. All rows together take about a minute and a half a run.
+/// run, so that a noisy machine disturbs both sides. All rows together take about 45 seconds a run.
 #[derive(Clone, Debug, Args)]
-#[command(mut_arg("runs", |runs| runs.default_value("3")))]
 #[command(after_help = "Examples:
   forebay-bench limits
   forebay-bench limits unary group --runs 9 -o json
