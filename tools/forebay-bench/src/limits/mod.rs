@@ -8,7 +8,7 @@
 //! | `batch` | a publish stream, 100 messages a request, into new files and into recycled ones ([`recycled`]) | rates |
 //! | `consume` | a warm backlog by Subscribe, an ack for each message, 100 together | a rate |
 //! | `queues` | `stream` over 10,000 queues in turn beside one queue of the same server | a ratio |
-//! | `large` | messages of 3 MiB, 8 in flight, beside write and sync of as many bytes | a ratio |
+//! | `large` | messages of 3 MiB, 8 in flight, into recycled files and new ones, beside write and sync of as many bytes into one file | a ratio |
 //!
 //! Each row has a server of its own, which is fresh. Bodies have 1 KiB except in `large`. Absolute figures move with
 //! the machine's neighbours; ratios of one run hardly do.

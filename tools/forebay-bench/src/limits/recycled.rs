@@ -10,17 +10,18 @@ use std::time::Duration;
 use forebay::proto::v1::PurgeRequest;
 use forebay_testkit::queue;
 
-use super::BODY_BYTES;
-use super::served::{Bed, IN_BATCHES};
+use super::served::Bed;
 use crate::Failure;
 use crate::args::LimitsArgs;
-use crate::fill::{Length, Published, publish_stream};
+use crate::fill::{Form, Length, Published, publish_stream};
 use crate::site::{Site, server_stats, still};
 
 /// Rounds before the measured ones: they make the files.
 const ROUNDS_BEFORE: u64 = 12;
 /// What is behind a round is done when nothing was written for so long.
 const QUIET: Duration = Duration::from_millis(50);
+/// Messages of a segment, at least.
+const SEGMENT_MESSAGES_MIN: u64 = 8;
 /// The metric of files that were made.
 const MADE: &str = "forebay_log_segments_created_total";
 
@@ -54,12 +55,13 @@ pub trait Rounds {
     }
 }
 
-/// What was published in the measured rounds, and the files that were made in them for each segment.
-pub async fn measure(args: &LimitsArgs) -> Result<(Published, f64), Failure> {
+/// What was published in this form in the measured rounds, and the files that were made in them for each segment.
+pub async fn measure(args: &LimitsArgs, form: Form) -> Result<(Published, f64), Failure> {
     let mut site = Site::new(&args.server)?;
-    site.configure(format!("segment_bytes = {}\n", args.scale.segment_bytes()));
+    let segment_bytes = args.scale.segment_bytes().max(SEGMENT_MESSAGES_MIN * form.body_bytes);
+    site.configure(format!("segment_bytes = {segment_bytes}\n"));
     site.start()?;
-    let served = Served { bed: Bed::on(site, 1).await?, messages: args.scale.segment_bytes() / BODY_BYTES };
+    let served = Served { bed: Bed::on(site, 1).await?, form, messages: segment_bytes / form.body_bytes };
     served.warm_up().await?;
     let before = served.bed.site.counter(MADE)?;
     let (all, rounds) = served.measure(args.time()).await?;
@@ -70,13 +72,14 @@ pub async fn measure(args: &LimitsArgs) -> Result<(Published, f64), Failure> {
 /// Rounds of a server.
 struct Served {
     bed: Bed,
+    form: Form,
     messages: u64,
 }
 
 impl Rounds for Served {
     async fn round(&self) -> Result<Published, Failure> {
         let Bed { clients, names, .. } = &self.bed;
-        let published = publish_stream(clients, names, IN_BATCHES, Length::Messages(self.messages)).await?;
+        let published = publish_stream(clients, names, self.form, Length::Messages(self.messages)).await?;
         let request = PurgeRequest { name: queue(&names[0]), ..PurgeRequest::default() };
         clients.queues.clone().purge(request).await?;
         Ok(published)

@@ -52,7 +52,7 @@ impl Bed {
 }
 
 const ONE_BY_ONE: Form = Form { body_bytes: BODY_BYTES, batch: 1, in_flight: STREAM_IN_FLIGHT };
-pub const IN_BATCHES: Form = Form { body_bytes: BODY_BYTES, batch: BATCH, in_flight: BATCHES_IN_FLIGHT };
+const IN_BATCHES: Form = Form { body_bytes: BODY_BYTES, batch: BATCH, in_flight: BATCHES_IN_FLIGHT };
 const LARGE: Form = Form { body_bytes: LARGE_BYTES, batch: 1, in_flight: LARGE_IN_FLIGHT };
 
 pub async fn unary(args: &LimitsArgs) -> Result<Figures, Failure> {
@@ -89,7 +89,7 @@ pub async fn batch(args: &LimitsArgs) -> Result<Figures, Failure> {
     let bed = Bed::new(args, 1).await?;
     let growing = bed.stream(&bed.names, IN_BATCHES, args.time()).await?;
     drop(bed);
-    let (recycled, new_share) = recycled::measure(args).await?;
+    let (recycled, new_share) = recycled::measure(args, IN_BATCHES).await?;
     Ok(vec![
         ("batch_100_growing_per_s", growing),
         ("batch_100_per_s", recycled.rate()),
@@ -122,11 +122,15 @@ pub async fn queues(args: &LimitsArgs) -> Result<Figures, Failure> {
 pub async fn large(args: &LimitsArgs) -> Result<Figures, Failure> {
     let raw = raw_per_second(args, Commit { messages: 1, body_bytes: LARGE_BYTES as usize }).await?;
     let bed = Bed::new(args, 1).await?;
-    let large = bed.stream(&bed.names, LARGE, args.time()).await?;
+    let growing = bed.stream(&bed.names, LARGE, args.time()).await?;
+    drop(bed);
+    let recycled = recycled::measure(args, LARGE).await?.0.rate();
     let mib = (LARGE_BYTES >> 20) as f64;
     Ok(vec![
         ("raw_large_mib_per_s", raw * mib),
-        ("large_mib_per_s", large * mib),
-        ("large_ratio", large / raw),
+        ("large_growing_mib_per_s", growing * mib),
+        ("large_growing_ratio", growing / raw),
+        ("large_mib_per_s", recycled * mib),
+        ("large_ratio", recycled / raw),
     ])
 }
