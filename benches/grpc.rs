@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use criterion::{BatchSize, Criterion, Throughput};
 use forebay::client::Client;
 use forebay::config::{Config, LogFormat};
+use forebay::limits::CONNECTIONS_DEFAULT;
 use forebay::log::SEGMENT_BYTES_DEFAULT;
 use forebay::proto::v1::{
     AcknowledgeRequest, CreateQueueRequest, Message, PublishRequest, PublishResponse, PullRequest, Queue,
@@ -24,9 +25,16 @@ const TOGETHER: usize = 64;
 fn start(data_dir: std::path::PathBuf) -> SocketAddr {
     let local = SocketAddr::from(([127, 0, 0, 1], 0));
     let (segment_bytes, log_format) = (SEGMENT_BYTES_DEFAULT, LogFormat::Text);
-    let connections_per_address = forebay::limits::CONNECTIONS_MAX;
-    let config =
-        Config { data_dir, listen: local, http: local, log_format, segment_bytes, connections_per_address };
+    let (connections, connections_per_address) = (CONNECTIONS_DEFAULT, CONNECTIONS_DEFAULT);
+    let config = Config {
+        data_dir,
+        listen: local,
+        http: local,
+        log_format,
+        segment_bytes,
+        connections,
+        connections_per_address,
+    };
     let (ready, started) = oneshot::channel();
     std::thread::spawn(move || {
         let serving = server::serve(config, |is| ready.send(is.grpc).expect("it is waited for"));

@@ -7,7 +7,8 @@
 //! insecure_listen = false          # allow addresses beyond loopback, without encryption
 //! log_format = "text"              # or "json"
 //! segment_bytes = 67108864         # size of a log file
-//! connections_per_address = 512    # of 1024; all of them while listen is a loopback address
+//! connections = 1024               # at one time; each may take 64 KiB for what nobody has read yet
+//! connections_per_address = 512    # half of them; all of them while listen is a loopback address
 //! ```
 
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -17,7 +18,7 @@ use figment::Figment;
 use figment::providers::{Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
-use crate::limits::CONNECTIONS_MAX;
+use crate::limits::{CONNECTIONS_DEFAULT, CONNECTIONS_MAX};
 
 /// How the server writes its own log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -38,6 +39,7 @@ pub struct RawConfig {
     pub insecure_listen: bool,
     pub log_format: LogFormat,
     pub segment_bytes: u64,
+    pub connections: usize,
     pub connections_per_address: Option<usize>,
 }
 
@@ -64,7 +66,9 @@ pub struct Config {
     pub http: SocketAddr,
     pub log_format: LogFormat,
     pub segment_bytes: u64,
-    /// Most connections of one address at one time.
+    /// Most connections at one time.
+    pub connections: usize,
+    /// Of one address.
     pub connections_per_address: usize,
 }
 
@@ -81,10 +85,12 @@ pub enum ConfigError {
         "{option} is {address}, beyond this machine, and the connection would be neither encrypted nor authenticated; give a loopback address, or --insecure-listen if the network is trusted"
     )]
     BeyondLoopback { option: &'static str, address: SocketAddr },
+    #[error("connections is {0}; give 1 to {CONNECTIONS_MAX}")]
+    Connections(usize),
     #[error(
-        "connections_per_address is {0}; give 1 to {CONNECTIONS_MAX}, {CONNECTIONS_MAX} where all clients come through one proxy"
+        "connections_per_address is {given}; give 1 to {all}, which is connections; {all} where all clients come through one proxy"
     )]
-    ConnectionsPerAddress(usize),
+    ConnectionsPerAddress { given: usize, all: usize },
     #[error("listen and http are both {0}; give them different ports")]
     SameAddress(SocketAddr),
 }
@@ -98,6 +104,7 @@ impl Default for RawConfig {
             insecure_listen: false,
             log_format: LogFormat::Text,
             segment_bytes: crate::log::SEGMENT_BYTES_DEFAULT,
+            connections: CONNECTIONS_DEFAULT,
             connections_per_address: None,
         }
     }
@@ -130,11 +137,15 @@ impl Config {
         if listen == http && listen.port() != 0 {
             return Err(ConfigError::SameAddress(listen));
         }
+        let all = raw.connections;
+        if !(1..=CONNECTIONS_MAX).contains(&all) {
+            return Err(ConfigError::Connections(all));
+        }
         // On loopback everybody has one address, so a share of it would only leave places empty.
-        let share = if listen.ip().is_loopback() { CONNECTIONS_MAX } else { CONNECTIONS_MAX / 2 };
-        let connections_per_address = raw.connections_per_address.unwrap_or(share);
-        if !(1..=CONNECTIONS_MAX).contains(&connections_per_address) {
-            return Err(ConfigError::ConnectionsPerAddress(connections_per_address));
+        let share = if listen.ip().is_loopback() { all } else { all.div_ceil(2) };
+        let given = raw.connections_per_address.unwrap_or(share);
+        if !(1..=all).contains(&given) {
+            return Err(ConfigError::ConnectionsPerAddress { given, all });
         }
         Ok(Self {
             data_dir: raw.data_dir,
@@ -142,7 +153,8 @@ impl Config {
             http,
             log_format: raw.log_format,
             segment_bytes: raw.segment_bytes,
-            connections_per_address,
+            connections: all,
+            connections_per_address: given,
         })
     }
 }
@@ -185,7 +197,13 @@ mod tests {
         assert_eq!(per_address("connections_per_address = 7").unwrap(), 7);
         for wrong in [0, 1_025] {
             let error = per_address(&format!("connections_per_address = {wrong}")).unwrap_err();
-            assert!(matches!(error, ConfigError::ConnectionsPerAddress(_)), "{error}");
+            assert!(matches!(error, ConfigError::ConnectionsPerAddress { all: 1_024, .. }), "{error}");
+        }
+        assert_eq!(per_address("connections = 3\nlisten = '0.0.0.0:1'\ninsecure_listen = true").unwrap(), 2);
+        assert_eq!(load("connections = 16384", &none).unwrap().connections_per_address, 16_384);
+        for wrong in [0, 16_385] {
+            let error = load(&format!("connections = {wrong}"), &none).unwrap_err();
+            assert!(matches!(error, ConfigError::Connections(_)), "{error}");
         }
         let missing = Config::load(Some(Path::new("/nonexistent/forebay.toml")), &none);
         assert!(matches!(missing, Err(ConfigError::File { .. })));

@@ -84,7 +84,9 @@ pub const CREDIT_BYTES_MAX: u64 = 1 << 40;
 pub const UNANSWERED_ACKS_MAX: usize = 16;
 /// An idle Subscribe or Tail stream has a heartbeat this often, in microseconds.
 pub const HEARTBEAT_US: u64 = 10_000_000;
-/// Most connections at one time.
-pub const CONNECTIONS_MAX: usize = 1_024;
+/// Connections at one time, unless configured.
+pub const CONNECTIONS_DEFAULT: usize = 1_024;
+/// Most connections that can be configured.
+pub const CONNECTIONS_MAX: usize = 16_384;
 /// Most Tail streams at one time.
 pub const TAILS_MAX: usize = 64;

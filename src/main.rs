@@ -58,7 +58,8 @@ Configuration file (TOML), every key optional, the command line wins:
   insecure_listen = false
   log_format = \"text\"            # or \"json\"
   segment_bytes = 67108864       # size of a log file
-  connections_per_address = 512  # of 1024; all of them while listen is a loopback address";
+  connections = 1024             # at one time; each may take 64 KiB for what nobody has read yet
+  connections_per_address = 512  # half of them; all of them while listen is a loopback address";
 
 const FSCK_HELP: &str = "One line for each damage goes to standard output, then a summary; nothing is changed:
   KIND FILE:POSITION [queue=NAME offsets=FIRST..LAST]: what it is

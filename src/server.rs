@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinError;
@@ -16,7 +17,6 @@ use crate::broker::api::BrokerError;
 use crate::broker::{OpenError, Opened};
 use crate::clock::wall_us;
 use crate::config::Config;
-use crate::limits::CONNECTIONS_MAX;
 use crate::node;
 use crate::observe::metrics::Metrics;
 use crate::observe::readiness::{Phase, Readiness};
@@ -26,6 +26,9 @@ use crate::service::{Bounds, Identity};
 
 /// How long answers that tell of a failed log may take to go out.
 const FAREWELL: Duration = Duration::from_millis(200);
+/// Open files besides connections: of the log, HTTP, and some to spare.
+const OTHER_OPEN_FILES: u64 = 512;
+
 /// Why the server could not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -78,6 +81,7 @@ impl std::fmt::Display for Ready {
 /// Opens the data directory and serves until SIGTERM or SIGINT; `ready` is called when calls are taken.
 pub async fn serve(config: Config, ready: impl FnOnce(Ready)) -> Result<(), ServeError> {
     let started = Instant::now();
+    allow_open_files(config.connections);
     let (grpc, grpc_address) = listen(config.listen).await?;
     let (http, http_address) = listen(config.http).await?;
     let opened = open(&config).await?;
@@ -109,6 +113,25 @@ pub async fn serve(config: Config, ready: impl FnOnce(Ready)) -> Result<(), Serv
     }
 }
 
+/// Each connection is an open file. Shells and containers commonly start with fewer than they allow.
+fn allow_open_files(connections: usize) {
+    let wanted = connections as u64 + OTHER_OPEN_FILES;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let allowed = maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(allowed), maximum });
+    if raised.is_err() || allowed < wanted {
+        tracing::warn!(
+            connections,
+            wanted,
+            allowed,
+            "so many connections need more open files than are allowed; further ones will wait: raise the limit (ulimit -Hn, LimitNOFILE)"
+        );
+    }
+}
+
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
     let failed = |source| ServeError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
@@ -137,10 +160,10 @@ fn parts(opened: &Opened, readiness: &Readiness, config: &Config) -> Parts {
             start_time_us: wall_us(),
         },
         connections: Bounds {
-            all: CONNECTIONS_MAX,
+            all: config.connections,
             per_address: match planted::bug("address-share-ignored") {
                 false => config.connections_per_address,
-                true => CONNECTIONS_MAX,
+                true => config.connections,
             },
         },
     }

@@ -1,7 +1,7 @@
 //! The accept loop: bounds what HTTP/2 does not bound.
 //!
-//! 1. At most [`crate::limits::CONNECTIONS_MAX`] connections at one time; further ones wait in the kernel's backlog, and those without
-//!    work make room for them ([`super::places`]).
+//! 1. At most so many connections at one time as are configured; further ones wait in the kernel's backlog, and those
+//!    without work make room for them ([`super::places`]).
 //! 2. An address that has its share of them is told so by GOAWAY, and its connection closed, before it costs anything.
 //! 3. A connection that is slow to begin, or floods, is cut off ([`super::guarded`]).
 //! 4. What their clients may send unread comes from a pool ([`super::windows`]).

@@ -2,7 +2,7 @@
 //!
 //! | Limit | Value | Why |
 //! |---|---|---|
-//! | connections | 1,024 | each has windows and buffers; further ones wait in the kernel, and idle ones make room |
+//! | connections | 1,024, or as configured | each has windows and buffers; further ones wait in the kernel, and idle ones make room |
 //! | connections of an address | configured | one host must not take all places |
 //! | calls and streams under way | 4,096; of an address its share | each takes memory, whether or not its client sends |
 //! | preface, headers of a request | 10 s each | a byte now and then must not hold a place |

@@ -3,7 +3,7 @@
 //! HTTP/2 keeps such bytes in memory, whether or not there is memory for their requests. What windows have beyond the
 //! protocol's own first one comes from a pool, [`WINDOWS_BYTES`]. Each new connection gets a share of what is left, so the
 //! first ones are fast over long ways too; one that is among many keeps [`WINDOW_BYTES_MIN`]. Those are not in the memory
-//! budget: 1,024 connections whose clients all send what nobody reads hold 64 MiB in them.
+//! budget: 1,024 connections, the default, whose clients all send what nobody reads hold 64 MiB in them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

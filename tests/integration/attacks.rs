@@ -4,6 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use forebay_testkit::attack::wire::{self, Raw};
 use forebay_testkit::attack::{Attack, End, OWN};
@@ -210,6 +211,25 @@ async fn one_address_cannot_take_the_places_of_others() {
     drop((held, other));
     siege.wait_for_connections(1).await;
     siege.check().await;
+}
+
+#[tokio::test]
+async fn there_are_as_many_connections_as_are_configured_and_the_next_waits_for_a_place() {
+    let mut site = Site::new();
+    site.options.config.push_str("connections = 2\n");
+    let server = site.start();
+    let mut connections = [server.clients(), server.clients()];
+    create(&mut connections[0], "q").await;
+    let mut streams = Vec::new();
+    for connection in &mut connections {
+        // Who is at work is not asked to make room.
+        streams.push(Stream::open(connection, &forebay_testkit::subscription("q"), 1, 1).await);
+    }
+    let mut next = Raw::open(server.grpc.parse().unwrap(), OWN, &[]).await.unwrap();
+    let early = tokio::time::timeout(Duration::from_secs(2), next.read()).await;
+    assert!(early.is_err(), "there is no place");
+    drop((streams.pop(), connections));
+    assert!(!within("a place", next.read()).await.is_empty());
 }
 
 /// Sends bytes one by one until the server ends the connection; the last one again and again if they do not suffice.

@@ -18,12 +18,12 @@ use crate::curves::Axis;
   forebay-bench curves queues --plot queues.svg
   forebay-bench curves backlog --points 10000,1000000,100000000 --dir /mnt/disk -o json
   forebay-bench curves backlog --backlog-size 3145728 --points 100,1000,13654 --dir /mnt/disk
-  forebay-bench curves connections --points 1,30,1000 --runs 3
+  forebay-bench curves connections --points 1,100,10000 --runs 3
 
-Points unless asked otherwise: backlog 10,000 to 10,000,000 messages; queues 1 to 100,000; subscriptions and
-connections 1 to 1,000; sizes 16 to 8,388,608 bytes. Subscriptions are those of one queue; each has a consumer, and
-publishing waits for them. Many connections need as many open files: ulimit -Hn must allow them. A server that takes
-no more connections ends the run.
+Points unless asked otherwise: backlog 10,000 to 10,000,000 messages; queues 1 to 100,000; subscriptions 1
+to 1,000; connections 1 to 10,000; sizes 16 to 8,388,608 bytes. Subscriptions are those of one queue; each has a consumer,
+and publishing waits for them. Many connections need as many open files: ulimit -Hn must allow them; a server is
+configured to take them.
 Disk: about 2 GB; backlog messages x (size + about 40 bytes).")]
 pub struct CurvesArgs {
     #[arg(value_enum)]

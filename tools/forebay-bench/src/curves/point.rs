@@ -32,6 +32,9 @@ const PULL: u64 = 1_000;
 /// Connections that are made together, and how long they may take.
 const TOGETHER: usize = 64;
 const CONNECT: Duration = Duration::from_secs(10);
+/// What a server takes unless it is told, and connections besides those of the axis.
+const CONNECTIONS_DEFAULT: u64 = forebay::limits::CONNECTIONS_DEFAULT as u64 - OTHER_CONNECTIONS;
+const OTHER_CONNECTIONS: u64 = 16;
 /// Connections that consumers share.
 const CONSUMERS_CONNECTIONS: u64 = 4;
 
@@ -48,7 +51,11 @@ pub struct Case {
 
 impl Case {
     pub async fn measure(self, args: &CurvesArgs) -> Result<Figures, Failure> {
-        let mut site = Site::started(&args.server)?;
+        let mut site = Site::new(&args.server)?;
+        if self.connections > CONNECTIONS_DEFAULT {
+            site.configure(format!("connections = {}\n", self.connections + OTHER_CONNECTIONS));
+        }
+        site.start()?;
         let pid = site.server().pid();
         let empty_kib = settled_kib(pid).await?;
         let clients = site.server().clients();

@@ -133,6 +133,14 @@ impl Raw {
         is_ended
     }
 
+    /// Reads what comes next; nothing at the end.
+    pub async fn read(&mut self) -> Vec<u8> {
+        let mut next = vec![0; 4 << 10];
+        let count = self.io.read(&mut next).await.unwrap_or(0);
+        next.truncate(count);
+        next
+    }
+
     /// Reads until the server ends the connection.
     pub async fn read_to_end(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
