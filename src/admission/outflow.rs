@@ -13,11 +13,11 @@
 //! 5. Readers that stop reading while others wait are cut off; see [`Outlet::is_wanted`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
 
-use super::{Admission, Permit};
+use super::{Admission, Permit, Waiter};
 
 /// All memory for what goes out, bytes.
 pub const OUTFLOW_BYTES: u64 = 24 << 20;
@@ -53,6 +53,8 @@ pub struct Outflow {
     proven: Admission,
     /// Of those that look at messages without a subscription.
     looks: Line,
+    /// Readers that wait, those in a line too.
+    waiting: Arc<AtomicUsize>,
     cuts: Arc<AtomicU64>,
 }
 
@@ -74,7 +76,8 @@ impl Outflow {
     /// A budget of this many bytes, half for each share.
     pub fn new(bytes: u64) -> Self {
         let share = || Admission::new(bytes / 2, 0);
-        Self { new: share(), proven: share(), looks: Line::default(), cuts: Arc::default() }
+        let (waiting, cuts) = (Arc::default(), Arc::default());
+        Self { new: share(), proven: share(), looks: Line::default(), waiting, cuts }
     }
 
     /// The whole budget.
@@ -85,6 +88,11 @@ impl Outflow {
     /// What is taken now.
     pub fn used_bytes(&self) -> u64 {
         self.new.used_bytes() + self.proven.used_bytes()
+    }
+
+    /// Readers that wait for memory now, first of their line or not.
+    pub fn waiting_readers(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Readers that were cut off because they did not read while others waited.
@@ -127,12 +135,14 @@ impl Outlet {
 
     /// Takes memory, waiting for it as long as it takes.
     pub async fn wait(&self, bytes: u64) -> Permit {
+        let _waiter = Waiter::new(&self.outflow.waiting);
         self.share().wait(bytes).await
     }
 
     /// The same, behind those that stand in the line already.
     pub async fn wait_in(&self, line: &Line, bytes: u64) -> Permit {
-        let Outflow { new, proven, .. } = &self.outflow;
+        let Outflow { new, proven, waiting, .. } = &self.outflow;
+        let _waiter = Waiter::new(waiting);
         let (share, line) = if self.is_proven() { (proven, &line.proven) } else { (new, &line.new) };
         let _first = line.acquire().await.expect("the semaphore is never closed");
         share.wait(bytes).await
@@ -197,9 +207,11 @@ mod tests {
         }
         drop(honest.try_take(4 << 10).unwrap());
         assert_eq!((outflow.used_bytes(), outflow.budget_bytes()), (4 << 10, 8 << 10));
+        assert_eq!(outflow.waiting_readers(), 1);
         drop(_held);
         assert_eq!(waiting.await.unwrap(), 1);
         assert!(!honest.is_wanted());
+        assert_eq!(outflow.waiting_readers(), 0);
     }
 
     #[tokio::test]

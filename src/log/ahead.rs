@@ -6,11 +6,10 @@
 //! reads here and there, nothing. Of several readers of a file the one that is ahead counts: the others find what it has
 //! read. Readers that are far apart have nothing read ahead.
 
-use std::io::IoSlice;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::disk::{DiskError, DiskFile, Mapped};
+use crate::disk::{DiskError, DiskFile};
 
 /// Enough for a disk to be busy while what was read before is delivered.
 const AHEAD_BYTES_MAX: u64 = 512 << 10;
@@ -29,10 +28,9 @@ impl ReadAhead {
         file.read_nothing_ahead();
         Self { file, place: Mutex::default() }
     }
-}
 
-impl DiskFile for ReadAhead {
-    fn read_at(&self, buffer: &mut [u8], position: u64) -> Result<(), DiskError> {
+    /// Fills the buffer with the bytes at a position.
+    pub fn read_at(&self, buffer: &mut [u8], position: u64) -> Result<(), DiskError> {
         let read = position..position + buffer.len() as u64;
         let ahead = self.place.lock().unwrap_or_else(PoisonError::into_inner).read(read);
         self.file.read_at(buffer, position)?;
@@ -41,26 +39,6 @@ impl DiskFile for ReadAhead {
             self.file.will_read(ahead.start, ahead.end - ahead.start);
         }
         Ok(())
-    }
-
-    fn write_at(&self, parts: &mut [IoSlice<'_>], position: u64) -> Result<(), DiskError> {
-        self.file.write_at(parts, position)
-    }
-
-    fn sync_data(&self) -> Result<(), DiskError> {
-        self.file.sync_data()
-    }
-
-    fn allocate(&self, length: u64) -> Result<(), DiskError> {
-        self.file.allocate(length)
-    }
-
-    fn length(&self) -> Result<u64, DiskError> {
-        self.file.length()
-    }
-
-    fn map(&self) -> Result<Mapped, DiskError> {
-        self.file.map()
     }
 }
 
@@ -97,6 +75,8 @@ impl Place {
 
 #[cfg(test)]
 mod tests {
+    use std::io::IoSlice;
+
     use super::*;
 
     const KIB: u64 = 1 << 10;

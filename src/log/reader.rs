@@ -15,7 +15,7 @@ use memmap2::MmapMut;
 use super::ahead::ReadAhead;
 use super::error::LogError;
 use super::{Location, Piece, Plan, segment};
-use crate::disk::{Disk, DiskError, DiskFile};
+use crate::disk::{Disk, DiskError};
 use crate::ids::{Offset, QueueId, SegmentNumber};
 use crate::planted;
 use crate::record::envelope::Claimed;
@@ -46,9 +46,9 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Files {
     /// Most recently used last.
-    open: Vec<(SegmentNumber, Arc<dyn DiskFile>)>,
+    open: Vec<(SegmentNumber, Arc<ReadAhead>)>,
     /// No longer kept open here, but maybe still being read.
-    let_go: Vec<(SegmentNumber, Weak<dyn DiskFile>)>,
+    let_go: Vec<(SegmentNumber, Weak<ReadAhead>)>,
 }
 
 /// A message as it was read.
@@ -141,7 +141,7 @@ impl Reader {
     }
 
     /// The open file of a segment.
-    pub(super) fn file(&self, segment: SegmentNumber) -> Result<Arc<dyn DiskFile>, DiskError> {
+    pub(super) fn file(&self, segment: SegmentNumber) -> Result<Arc<ReadAhead>, DiskError> {
         self.inner.file(segment)
     }
 
@@ -155,8 +155,8 @@ impl Reader {
         room: impl Into<ReadRoom>,
     ) -> Result<RunRead, ReadError> {
         let file = self.inner.file(location.segment)?;
-        let head = Bytes::from(read_head(&*file, location)?);
-        read_run(&*file, location, head, first, count, room.into())
+        let head = Bytes::from(read_head(&file, location)?);
+        read_run(&file, location, head, first, count, room.into())
     }
 
     /// Reads what is planned, piece by piece.
@@ -168,7 +168,7 @@ impl Reader {
     fn read_together(&self, from: Location, to: Location) -> Result<Together, ReadError> {
         let length = to.position + u64::from(to.length) - from.position;
         let file = self.inner.file(from.segment)?;
-        let bytes = read_bytes(&*file, from.position, length as usize)?;
+        let bytes = read_bytes(&file, from.position, length as usize)?;
         Ok(Together { segment: from.segment, position: from.position, bytes })
     }
 }
@@ -216,7 +216,7 @@ impl<'a> PlanRead<'a> {
         // Also where they cannot be read together: that may be the fault of one of them.
         let Some(record) = record else { return self.reader.read(location, first, count, room) };
         let file = self.reader.inner.file(location.segment)?;
-        read_run(&*file, location, record, first, count, room)
+        read_run(&file, location, record, first, count, room)
     }
 }
 
@@ -245,7 +245,7 @@ fn count_together(pieces: &[Piece]) -> usize {
 
 /// Reads bytes into memory of their own. Large ones do not come from the allocator: it would keep as much for each
 /// thread that reads.
-fn read_bytes(file: &dyn DiskFile, position: u64, length: usize) -> Result<Bytes, DiskError> {
+fn read_bytes(file: &ReadAhead, position: u64, length: usize) -> Result<Bytes, DiskError> {
     let map = if length >= MAPPED_BYTES_MIN { MmapMut::map_anon(length).ok() } else { None };
     let Some(mut map) = map else {
         let mut bytes = vec![0; length];
@@ -258,7 +258,7 @@ fn read_bytes(file: &dyn DiskFile, position: u64, length: usize) -> Result<Bytes
 
 /// Reads messages of the run whose record begins with `buffer`, which holds its head at least.
 fn read_run(
-    file: &dyn DiskFile,
+    file: &ReadAhead,
     location: Location,
     buffer: Bytes,
     first: u32,
@@ -312,7 +312,7 @@ impl Reader {
         take: impl FnOnce(&RecordHead<'_>) -> T,
     ) -> Result<T, ReadError> {
         let file = self.inner.file(location.segment)?;
-        let buffer = read_head(&*file, location)?;
+        let buffer = read_head(&file, location)?;
         let head = RecordHead::decode(&buffer).map_err(|why| damaged(location, why))?;
         Ok(take(&head))
     }
@@ -323,7 +323,7 @@ fn damaged(location: Location, why: RecordError) -> ReadError {
 }
 
 /// The record's head at least, and what one small read brings with it.
-fn read_head(file: &dyn DiskFile, location: Location) -> Result<Vec<u8>, ReadError> {
+fn read_head(file: &ReadAhead, location: Location) -> Result<Vec<u8>, ReadError> {
     let length = u64::from(location.length);
     let mut buffer = vec![0; length.min(FIRST_READ_BYTES) as usize];
     file.read_at(&mut buffer, location.position)?;
@@ -385,7 +385,7 @@ impl Inner {
         self.files.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn file(&self, segment: SegmentNumber) -> Result<Arc<dyn DiskFile>, DiskError> {
+    fn file(&self, segment: SegmentNumber) -> Result<Arc<ReadAhead>, DiskError> {
         let mut files = self.lock();
         if let Some(at) = files.open.iter().rposition(|(open, _)| *open == segment) {
             files.open[at..].rotate_left(1);

@@ -37,6 +37,7 @@ struct ServerFigures {
     budget_bytes: Gauge,
     outflow_bytes: Gauge,
     outflow_budget_bytes: Gauge,
+    readers_waiting: Gauge,
     readers_cut: Counter,
     up: Gauge,
     queues: Gauge,
@@ -95,6 +96,7 @@ impl Metrics {
         self.server.budget_bytes.set(budgets.budget_bytes() as f64);
         self.server.outflow_bytes.set(outflow.used_bytes() as f64);
         self.server.outflow_budget_bytes.set(outflow.budget_bytes() as f64);
+        self.server.readers_waiting.set(outflow.waiting_readers() as f64);
         self.server.readers_cut.absolute(outflow.cuts());
         self.handle.render()
     }
@@ -177,6 +179,10 @@ impl ServerFigures {
             outflow_budget_bytes: described_gauge(
                 "forebay_outflow_budget_bytes",
                 "The budget for messages that go out, bytes",
+            ),
+            readers_waiting: described_gauge(
+                "forebay_outflow_readers_waiting",
+                "Consumers and other readers that wait for memory, because others have not taken what was read for them",
             ),
             readers_cut: described_counter(
                 "forebay_outflow_readers_cut_total",
@@ -285,6 +291,7 @@ mod tests {
             "forebay_admission_budget_bytes 40894464",
             "forebay_outflow_used_bytes 0",
             "forebay_outflow_budget_bytes 2097152",
+            "forebay_outflow_readers_waiting 0",
             "forebay_outflow_readers_cut_total 0",
             "forebay_queues 3",
             "forebay_log_bytes 67108864",

@@ -22,9 +22,9 @@ use crate::site::{
 };
 use crate::take::pull_all;
 
-/// Publishes under way; fewer where bodies are large.
+/// Publishes under way; fewer where bodies are large: half of what a server has memory for.
 const IN_FLIGHT: u64 = 64;
-const IN_FLIGHT_BYTES: u64 = 32 << 20;
+const IN_FLIGHT_BYTES: u64 = 16 << 20;
 /// Most of the oldest messages of a backlog that are consumed, and never more than a tenth; and so many together.
 const CONSUMED: u64 = 50_000;
 const CONSUMED_BYTES: u64 = 1 << 30;
