@@ -180,7 +180,7 @@ pub struct Form {
 }
 
 /// What was published, and how long it took.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Published {
     pub messages: u64,
     pub took: Duration,
@@ -190,6 +190,11 @@ impl Published {
     /// Messages a second.
     pub fn rate(self) -> f64 {
         self.messages as f64 / self.took.as_secs_f64()
+    }
+
+    pub fn add(&mut self, more: Self) {
+        self.messages += more.messages;
+        self.took += more.took;
     }
 }
 

@@ -43,12 +43,11 @@ pub trait Rounds {
 
     /// What is published in rounds until publishing has taken so long.
     async fn measure(&self, time: Duration) -> Result<(Published, u64), Failure> {
-        let (mut all, mut rounds) = (Published { messages: 0, took: Duration::ZERO }, 0);
+        let (mut all, mut rounds) = (Published::default(), 0);
         while all.took < time {
             let published = self.round().await?;
             still(QUIET, async || self.bytes_written().await).await?;
-            all.messages += published.messages;
-            all.took += published.took;
+            all.add(published);
             rounds += 1;
         }
         Ok((all, rounds))
