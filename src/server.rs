@@ -81,7 +81,6 @@ impl std::fmt::Display for Ready {
 /// Opens the data directory and serves until SIGTERM or SIGINT; `ready` is called when calls are taken.
 pub async fn serve(config: Config, ready: impl FnOnce(Ready)) -> Result<(), ServeError> {
     let started = Instant::now();
-    allow_open_files(config.connections);
     let (grpc, grpc_address) = listen(config.listen).await?;
     let (http, http_address) = listen(config.http).await?;
     let opened = open(&config).await?;
@@ -113,23 +112,28 @@ pub async fn serve(config: Config, ready: impl FnOnce(Ready)) -> Result<(), Serv
     }
 }
 
-/// Each connection is an open file. Shells and containers commonly start with fewer than they allow.
-fn allow_open_files(connections: usize) {
+/// As many of these connections as open files allow: each is one, and the log must never be short of them. Shells and
+/// containers commonly start with fewer than they allow.
+fn within_open_files(connections: usize) -> usize {
     let wanted = connections as u64 + OTHER_OPEN_FILES;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current.is_none_or(|current| current >= wanted) {
-        return;
+    if current.is_some_and(|current| current < wanted) {
+        let allowed = maximum.map_or(wanted, |maximum| maximum.min(wanted));
+        // What is in force is looked at afterwards.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(allowed), maximum });
     }
-    let allowed = maximum.map_or(wanted, |maximum| maximum.min(wanted));
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(allowed), maximum });
-    if raised.is_err() || allowed < wanted {
-        tracing::warn!(
-            connections,
-            wanted,
-            allowed,
-            "so many connections need more open files than are allowed; further ones will wait: raise the limit (ulimit -Hn, LimitNOFILE)"
-        );
-    }
+    let Some(open_files) = getrlimit(Resource::Nofile).current.filter(|current| *current < wanted) else {
+        return connections;
+    };
+    let allowed = open_files.saturating_sub(OTHER_OPEN_FILES).max(1) as usize;
+    tracing::warn!(
+        connections,
+        allowed,
+        open_files,
+        wanted,
+        "fewer connections are taken, for each is an open file; raise the limit (ulimit -Hn, LimitNOFILE)"
+    );
+    allowed
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
@@ -148,6 +152,7 @@ async fn open(config: &Config) -> Result<Opened, ServeError> {
 fn parts(opened: &Opened, readiness: &Readiness, config: &Config) -> Parts {
     let metrics = Metrics::default();
     metrics.install();
+    let connections = within_open_files(config.connections);
     Parts {
         broker: opened.broker.clone(),
         budgets: Budgets::default(),
@@ -160,10 +165,10 @@ fn parts(opened: &Opened, readiness: &Readiness, config: &Config) -> Parts {
             start_time_us: wall_us(),
         },
         connections: Bounds {
-            all: config.connections,
+            all: connections,
             per_address: match planted::bug("address-share-ignored") {
-                false => config.connections_per_address,
-                true => config.connections,
+                false => config.connections_per_address.min(connections),
+                true => connections,
             },
         },
     }

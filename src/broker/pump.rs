@@ -519,12 +519,16 @@ impl Shell {
     }
 }
 
-/// Takes the message at `offset` out of messages in order; those before it are passed over.
+/// Takes the message at `offset` out of messages in order; those before it are passed over. Nothing is moved but what is
+/// taken.
 fn take_at(messages: &mut vec::IntoIter<StoredMessage>, offset: Offset) -> Option<StoredMessage> {
     while messages.as_slice().first()?.offset < offset {
         messages.next();
     }
-    messages.as_slice().first().is_some_and(|next| next.offset == offset).then(|| messages.next())?
+    match messages.as_slice().first()?.offset == offset {
+        true => messages.next(),
+        false => None,
+    }
 }
 
 /// Room for `count` messages in memory that was taken.

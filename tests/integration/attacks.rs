@@ -213,10 +213,8 @@ async fn one_address_cannot_take_the_places_of_others() {
     siege.check().await;
 }
 
-#[tokio::test]
-async fn there_are_as_many_connections_as_are_configured_and_the_next_waits_for_a_place() {
-    let mut site = Site::new();
-    site.options.config.push_str("connections = 2\n");
+/// Two connections have places; the next waits until one of them ends.
+async fn check_that_two_have_places(site: &Site) {
     let server = site.start();
     let mut connections = [server.clients(), server.clients()];
     create(&mut connections[0], "q").await;
@@ -230,6 +228,22 @@ async fn there_are_as_many_connections_as_are_configured_and_the_next_waits_for_
     assert!(early.is_err(), "there is no place");
     drop((streams.pop(), connections));
     assert!(!within("a place", next.read()).await.is_empty());
+}
+
+#[tokio::test]
+async fn there_are_as_many_connections_as_are_configured() {
+    let mut site = Site::new();
+    site.options.config.push_str("connections = 2\n");
+    check_that_two_have_places(&site).await;
+}
+
+#[tokio::test]
+async fn there_are_no_more_connections_than_open_files_allow() {
+    let mut site = Site::new();
+    // The log and HTTP have 512.
+    let limited = "ulimit -n 514; \"$0\" \"$@\"; exit $?";
+    site.options.wrapper = ["sh", "-c", limited].map(str::to_owned).to_vec();
+    check_that_two_have_places(&site).await;
 }
 
 /// Sends bytes one by one until the server ends the connection; the last one again and again if they do not suffice.

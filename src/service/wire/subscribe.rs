@@ -259,8 +259,11 @@ impl Deliveries {
             return false;
         }
         match item {
-            Item::Plain(delivery) => Plain::of(delivery, self.now_us).put_behind(delivery, out),
-            // It was there twice for that long.
+            Item::Plain(delivery) => {
+                Plain::of(delivery, self.now_us).put_behind(delivery, out);
+                delivery.message.body = Bytes::new();
+            }
+            // The copy is not needed any more, nor what it was made of.
             written => *written = Item::Encoded(Vec::new()),
         }
         self.bulk_at = None;
@@ -276,7 +279,7 @@ impl Deliveries {
                 put_message(tag::DELIVERIES_MESSAGES, &**received, &mut encoded);
                 *item = Item::Encoded(encoded);
             }
-            Item::Encoded(_) => {}
+            Item::Encoded(_) => unreachable!("what is encoded is begun"),
         }
         self.written += 1;
         self.bulk_at = Some(0);

@@ -100,7 +100,16 @@ fn check(axis: Axis, points: &[u64]) -> Result<(), Failure> {
         Axis::Sizes if last > BODY_BYTES_MAX => {
             Err(format!("a body has at most {BODY_BYTES_MAX} bytes, not {last}").into())
         }
-        Axis::Connections => open_files::allow(last),
+        Axis::Connections => {
+            open_files::allow(last)?;
+            match last > point::CONNECTIONS_MAX {
+                true => {
+                    Err(format!("a server takes {} of these connections, not {last}", point::CONNECTIONS_MAX)
+                        .into())
+                }
+                false => Ok(()),
+            }
+        }
         _ => Ok(()),
     }
 }

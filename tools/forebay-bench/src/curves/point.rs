@@ -32,9 +32,10 @@ const PULL: u64 = 1_000;
 /// Connections that are made together, and how long they may take.
 const TOGETHER: usize = 64;
 const CONNECT: Duration = Duration::from_secs(10);
-/// What a server takes unless it is told, and connections besides those of the axis.
-const CONNECTIONS_DEFAULT: u64 = forebay::limits::CONNECTIONS_DEFAULT as u64 - OTHER_CONNECTIONS;
+/// Connections besides those of the axis; so many of it a server takes unless it is told, and at most.
 const OTHER_CONNECTIONS: u64 = 16;
+const CONNECTIONS_UNTOLD: u64 = forebay::limits::CONNECTIONS_DEFAULT as u64 - OTHER_CONNECTIONS;
+pub const CONNECTIONS_MAX: u64 = forebay::limits::CONNECTIONS_MAX as u64 - OTHER_CONNECTIONS;
 /// Connections that consumers share.
 const CONSUMERS_CONNECTIONS: u64 = 4;
 
@@ -52,7 +53,7 @@ pub struct Case {
 impl Case {
     pub async fn measure(self, args: &CurvesArgs) -> Result<Figures, Failure> {
         let mut site = Site::new(&args.server)?;
-        if self.connections > CONNECTIONS_DEFAULT {
+        if self.connections > CONNECTIONS_UNTOLD {
             site.configure(format!("connections = {}\n", self.connections + OTHER_CONNECTIONS));
         }
         site.start()?;

@@ -13,6 +13,7 @@ fn each_row_is_measured_beside_its_own() {
         ("group_commit_64_ratio", "group_commit_64_per_s", "raw_commit_64_per_s"),
         ("hot_queues_ratio", "hot_queues_per_s", "one_queue_per_s"),
         ("large_ratio", "large_mib_per_s", "raw_large_mib_per_s"),
+        ("large_growing_ratio", "large_growing_mib_per_s", "raw_large_mib_per_s"),
     ] {
         assert!(value(own) > 0.0 && value(limit) > 0.0);
         assert!((value(ratio) - value(own) / value(limit)).abs() < 0.01, "{ratio}");
