@@ -76,7 +76,9 @@ impl Server {
 
     /// The same, but gives what the server wrote to standard error if it does not become ready.
     pub fn try_start(data_dir: &Path, options: &ServerOptions) -> Result<Self, String> {
-        let mut child = command(data_dir, options).spawn().expect("the server's program starts");
+        let command = command(data_dir, options);
+        let mut command = command.map_err(|error| format!("the configuration cannot be written: {error}"))?;
+        let mut child = command.spawn().expect("the server's program starts");
         let mut stderr = child.stderr.take().expect("it is piped");
         let stderr = std::thread::spawn(move || {
             let mut text = Vec::new();
@@ -113,7 +115,8 @@ impl Server {
 
     /// Starts a server and kills it after this long, ready or not.
     pub fn kill_early(data_dir: &Path, options: &ServerOptions, after: Duration) {
-        let mut command = command(data_dir, options);
+        let mut command =
+            command(data_dir, options).expect("the folder of the data directory can be written");
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
         std::thread::sleep(after);
         let _ = child.kill();
@@ -218,7 +221,8 @@ impl Drop for Server {
     }
 }
 
-fn command(data_dir: &Path, options: &ServerOptions) -> Command {
+/// Fails where the disk of the data directory does, for the configuration lies beside it.
+fn command(data_dir: &Path, options: &ServerOptions) -> std::io::Result<Command> {
     let binary = options.program.clone().unwrap_or_else(binary);
     let mut command = match options.wrapper.split_first() {
         Some((program, arguments)) => {
@@ -232,11 +236,11 @@ fn command(data_dir: &Path, options: &ServerOptions) -> Command {
     if !options.config.is_empty() {
         let mut path = data_dir.as_os_str().to_owned();
         path.push(".toml");
-        std::fs::write(&path, &options.config).expect("the folder of the data directory can be written");
+        std::fs::write(&path, &options.config)?;
         command.arg("--config").arg(&path);
     }
     command.args(&options.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
+    Ok(command)
 }
 
 fn first_line(child: &mut Child) -> Option<String> {
