@@ -14,7 +14,8 @@ mod outflow;
 mod stall;
 
 pub use outflow::{
-    Held, Line, OUTFLOW_BYTES, Outflow, Outlet, PIECE_BYTES, answer_memory, bytes_within, memory_of,
+    Held, Line, OUTFLOW_BYTES, Outflow, Outlet, PIECE_BYTES, SEND_BYTES, answer_memory, bytes_within,
+    memory_of,
 };
 
 pub use stall::Stall;

@@ -21,8 +21,10 @@ use super::{Admission, Permit, Waiter};
 
 /// All memory for what goes out, bytes.
 pub const OUTFLOW_BYTES: u64 = 24 << 20;
-/// Larger answers go out in copied pieces of this size, one at a time in HTTP/2's hands. TCP hands over no more at once.
-pub const PIECE_BYTES: usize = 64 << 10;
+/// Larger answers go out in copied pieces of this size.
+pub const PIECE_BYTES: usize = 32 << 10;
+/// Of one answer in pieces, what may be in HTTP/2's hands, bytes.
+pub const SEND_BYTES: usize = 2 * PIECE_BYTES;
 /// Who has taken this much is known to read, bytes.
 const PROVEN_BYTES: u64 = 1 << 20;
 /// What a message takes besides its metadata and body: handles, its ack id and other fields of the answer.
@@ -35,15 +37,15 @@ pub fn memory_of(messages: u64, bytes: u64) -> u64 {
 
 /// Bytes of `count` messages, metadata and bodies, that this much memory covers.
 pub fn bytes_within(memory_bytes: u64, count: u64) -> u64 {
-    let piece = PIECE_BYTES as u64;
+    let (piece, pieces) = (PIECE_BYTES as u64, SEND_BYTES as u64);
     let answer =
-        if memory_bytes > piece { memory_bytes.saturating_sub(piece).max(piece) } else { memory_bytes };
+        if memory_bytes > piece { memory_bytes.saturating_sub(pieces).max(piece) } else { memory_bytes };
     answer.saturating_sub(count * MESSAGE_BYTES)
 }
 
-/// Memory of an answer and of its piece under way.
+/// Memory of an answer and of its pieces under way.
 pub fn answer_memory(bytes: u64) -> u64 {
-    if bytes > PIECE_BYTES as u64 { bytes + PIECE_BYTES as u64 } else { bytes }
+    if bytes > PIECE_BYTES as u64 { bytes + SEND_BYTES as u64 } else { bytes }
 }
 
 /// The budget, shared by its clones. See the module's header.
@@ -264,9 +266,9 @@ mod tests {
     #[test]
     fn answers_in_pieces_count_their_pieces() {
         assert_eq!(memory_of(1, 1), 257);
-        for (count, bytes) in [(1, 1), (1, 64 << 10), (256, 256 << 10), (7, 8 << 20), (100, 0)] {
+        for (count, bytes) in [(1, 1), (1, 32 << 10), (256, 256 << 10), (7, 8 << 20), (100, 0)] {
             assert_eq!(bytes_within(memory_of(count, bytes), count), bytes);
         }
-        assert_eq!(memory_of(2, 64 << 10), (64 << 10) + 512 + (64 << 10));
+        assert_eq!(memory_of(2, 32 << 10), (32 << 10) + 512 + (64 << 10));
     }
 }

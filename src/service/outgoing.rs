@@ -5,8 +5,8 @@
 //! 2. Answers of streams are encoded here, each in room of its own: tonic's encoder keeps the room of a stream's
 //!    largest answer for as long as the stream lasts. Deliveries are written piece by piece; where another answer is
 //!    encoded it is there twice for that moment.
-//! 3. What is larger than [`PIECE_BYTES`] goes out in pieces of their own, so that the rest can be taken back. Less than
-//!    two pieces of a body are in HTTP/2's hands, whatever window the client gives.
+//! 3. What is larger than [`PIECE_BYTES`] goes out in pieces of their own, so that the rest can be taken back. At most
+//!    [`SEND_BYTES`] and a piece more of a body are in HTTP/2's hands, whatever window the client gives.
 //! 4. A reader that takes nothing for [`STALLED_AFTER`], or gives no window, while others wait for memory is cut off: what
 //!    it was not handed is dropped, and a stream's task ends as if its client had gone. When it reads on it gets RESOURCE_EXHAUSTED; until
 //!    then what HTTP/2 has of it still counts.
@@ -33,7 +33,7 @@ use super::admit::PREFIX_BYTES;
 use super::places::UnderWay;
 use super::status::Refusal;
 use super::wire::subscribe::{AROUND_BYTES_MAX, Deliveries};
-use crate::admission::{Held, Outflow, Outlet, PIECE_BYTES, Permit, answer_memory};
+use crate::admission::{Held, Outflow, Outlet, PIECE_BYTES, Permit, SEND_BYTES, answer_memory};
 
 /// How long a reader may take nothing while others wait for memory.
 const STALLED_AFTER: Duration = Duration::from_secs(2);
@@ -211,7 +211,7 @@ impl Flow {
         if std::mem::take(&mut state.is_cut) {
             return Poll::Ready(Some(Frame::trailers(trailers(&Refusal::SlowReader.into()))));
         }
-        if state.out_bytes >= PIECE_BYTES {
+        if state.out_bytes >= SEND_BYTES {
             return Poll::Pending;
         }
         if state.answer.is_none() {
@@ -237,7 +237,7 @@ impl Flow {
         if answer.content.len() == 0 {
             memory = answer.memory;
             if let Some(memory) = memory.as_mut().filter(|_| answer.in_pieces) {
-                memory.shrink_to(PIECE_BYTES as u64);
+                memory.shrink_to(SEND_BYTES as u64);
             }
         } else {
             state.answer = Some(answer);

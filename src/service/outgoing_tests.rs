@@ -102,7 +102,7 @@ async fn only_so_much_is_in_the_hands_of_the_network() {
     while let Some(piece) = reading.piece() {
         out.push(piece);
     }
-    assert_eq!(out.iter().map(Bytes::len).sum::<usize>(), PIECE_BYTES);
+    assert_eq!(out.iter().map(Bytes::len).sum::<usize>(), SEND_BYTES);
     assert_eq!(reading.wakes.0.load(Ordering::Relaxed), 0);
     out.remove(0);
     assert_eq!(reading.wakes.0.load(Ordering::Relaxed), 1);
@@ -119,7 +119,7 @@ async fn who_does_not_read_while_others_wait_is_cut_off() {
     for _ in 0..7 {
         reading.send(1 << 20);
     }
-    let out = reading.piece().unwrap();
+    let out = [reading.piece().unwrap(), reading.piece().unwrap()];
     tokio::time::sleep(2 * STALLED_AFTER).await;
     assert!(!reading.answers.is_closed(), "nobody waits");
     let other = reading.outflow.outlet();
@@ -127,7 +127,7 @@ async fn who_does_not_read_while_others_wait_is_cut_off() {
     tokio::time::sleep(2 * LOOK_EVERY).await;
     assert!(reading.answers.is_closed(), "its task learns that it is over");
     drop(waiting.await.unwrap());
-    assert_eq!((reading.outflow.used_bytes(), reading.outflow.cuts()), (PIECE_BYTES as u64, 1));
+    assert_eq!((reading.outflow.used_bytes(), reading.outflow.cuts()), (SEND_BYTES as u64, 1));
     drop(out);
     assert_eq!(reading.outflow.used_bytes(), 0);
     assert_eq!(status(reading.next()).code(), tonic::Code::ResourceExhausted);
