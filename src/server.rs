@@ -131,7 +131,7 @@ fn within_open_files(connections: usize) -> usize {
         allowed,
         open_files,
         wanted,
-        "fewer connections are taken, for each is an open file; raise the limit (ulimit -Hn, LimitNOFILE)"
+        "fewer connections are taken than configured, for each is an open file; further clients wait: raise the limit (ulimit -Hn, LimitNOFILE) and start again"
     );
     allowed
 }
