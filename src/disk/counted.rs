@@ -118,7 +118,7 @@ impl DiskFile for CountedFile {
         self.file.sync_data()
     }
 
-    fn allocate(&self, length: u64) -> Result<(), DiskError> {
+    fn allocate(&self, length: u64) -> Result<bool, DiskError> {
         self.file.allocate(length)
     }
 

@@ -53,8 +53,9 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     fn read_at(&self, buffer: &mut [u8], position: u64) -> Result<(), DiskError>;
     /// Makes what was written durable.
     fn sync_data(&self) -> Result<(), DiskError>;
-    /// Reserves space for a new file of `length` bytes, which then read as zeroes.
-    fn allocate(&self, length: u64) -> Result<(), DiskError>;
+    /// Makes a file so many bytes long, which read as zeroes where nothing was written. Whether their space is reserved:
+    /// not every file system can, and without that any write may find the disk full.
+    fn allocate(&self, length: u64) -> Result<bool, DiskError>;
     /// The file's length in bytes.
     fn length(&self) -> Result<u64, DiskError>;
     /// From now on the system reads nothing ahead of what is asked for. A hint.

@@ -182,14 +182,12 @@ impl DiskFile for RealFile {
         self.file.sync_data().map_err(|error| self.error(Operation::Sync, error))
     }
 
-    fn allocate(&self, length: u64) -> Result<(), DiskError> {
+    fn allocate(&self, length: u64) -> Result<bool, DiskError> {
+        let error = |error| self.error(Operation::Allocate, error);
         match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, length) {
-            Ok(()) => Ok(()),
-            // Not every file system can reserve; the zero-filling that follows does it there.
-            Err(rustix::io::Errno::OPNOTSUPP) => {
-                self.file.set_len(length).map_err(|error| self.error(Operation::Allocate, error))
-            }
-            Err(error) => Err(self.error(Operation::Allocate, error)),
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::OPNOTSUPP) => self.file.set_len(length).map(|()| false).map_err(error),
+            Err(errno) => Err(error(errno.into())),
         }
     }
 

@@ -164,7 +164,7 @@ mod tests {
             unreachable!("segments are only read here")
         }
 
-        fn allocate(&self, _: u64) -> Result<(), DiskError> {
+        fn allocate(&self, _: u64) -> Result<bool, DiskError> {
             unreachable!("segments are only read here")
         }
 

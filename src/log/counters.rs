@@ -49,7 +49,7 @@ pub struct LogCounters {
     pub damage: Counter,
     /// Segments taken out of the log since it was opened: nothing in them was needed.
     pub segments_dropped: Counter,
-    /// Files of new segments that were made, and bytes of zeroes written into them.
+    /// Files of new segments that were made, and bytes of zeroes that were written into them ahead of frames.
     pub segments_created: Counter,
     pub zero_filled_bytes: Counter,
     /// Files of new segments that were those of segments that had left.

@@ -17,7 +17,7 @@ use super::reserve::Reserve;
 use super::segment::{Blank, Salts};
 use super::set::SegmentSet;
 use super::spare::SpareMaker;
-use super::supply::{self, PIECE_BYTES_MAX, Supply};
+use super::supply::{self, Step, Supply};
 use super::system::{SegmentAdded, ServerStarted};
 use super::tail::{self, Blanks, Chain, Current, Room, Tail};
 use super::writer::{Inbox, Writer};
@@ -161,7 +161,7 @@ impl Blanks for Direct<'_> {
 
     fn wait(&mut self) -> Result<Blank, LogError> {
         let segment = self.wanted.expect("a file was asked for");
-        let prepared = self.supply.prepare(segment, &|_| Some(PIECE_BYTES_MAX))?;
+        let prepared = self.supply.prepare(segment, &|_| Step::Fill)?;
         Ok(prepared.expect("nobody stops it"))
     }
 

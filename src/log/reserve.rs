@@ -38,7 +38,7 @@ impl Reserve {
             opened => opened,
         };
         match file.and_then(|file| file.allocate(bytes)) {
-            Ok(()) => Ok(true),
+            Ok(_) => Ok(true),
             Err(error) if error.is_no_space() => Ok(false),
             Err(error) => Err(error.into()),
         }

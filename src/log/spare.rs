@@ -1,7 +1,9 @@
 //! The helper that sees to the next segment's file ahead of need, off the commit path.
 //!
-//! A file that is not needed soon is made slowly: twice as fast as the log is written, or a small piece every [`REST`].
-//! So it is there when half of the current segment is full, and commits have the disk nearly to themselves meanwhile.
+//! A file that is not needed soon is filled slowly: twice as fast as the log is written, or a piece every [`REST`]. So it
+//! is full of zeroes when half of the current segment is written, and commits have the disk nearly to themselves
+//! meanwhile. Who waits for it gets it as it is, and so does a log whose commits are large: for those, zeroes cost more
+//! than they save.
 //!
 //! A full disk is no failure: the helper tries again, at the latest after [`RETRY`].
 
@@ -11,19 +13,21 @@ use std::time::Duration;
 
 use super::error::LogError;
 use super::segment::Blank;
-use super::supply::{Filling, PIECE_BYTES_MAX, Supply};
+use super::supply::{Filling, Step, Supply, Written};
 use super::tail::{AHEAD, Blanks};
 use crate::host::{Condvar, Host, Thread};
 use crate::ids::SegmentNumber;
 
 /// When it is tried again after the disk was full.
 const RETRY: Duration = Duration::from_millis(500);
-/// Between the pieces of a file that has time, unless the log is written fast.
+/// Between the pieces of a file, unless the log is written fast.
 const REST: Duration = Duration::from_millis(20);
 /// How often it is looked whether it is.
 const LOOK: Duration = Duration::from_millis(2);
-/// Of such a file: a commit waits for no more than this.
-const SLOW_PIECE_BYTES: u64 = 256 << 10;
+/// Commits of so many bytes take about as long in a file that is filled while they go on as in one that is not.
+const LARGE_COMMIT_BYTES: u64 = 96 << 10;
+/// They are judged by so many.
+const COMMITS_MIN: u64 = 4;
 
 /// Tells the writer that a file is ready, or cannot be made now.
 pub type Wake = Box<dyn Fn() + Send>;
@@ -144,19 +148,30 @@ impl Shared {
         }
     }
 
-    /// The next piece of a file, after a rest if there is time; none at the end.
-    fn pace(&self, filling: Filling, supply: &Supply) -> Option<u64> {
-        let hurried = || {
-            let written = supply.bytes_written() - filling.written_before;
-            self.urgent.load(Ordering::Relaxed) > 0 || filling.filled < 2 * written
-        };
+    /// What is next for a file, after a rest if there is time.
+    fn pace(&self, filling: Filling, supply: &Supply) -> Step {
         let (mut state, mut rested) = (self.lock(), Duration::ZERO);
-        while filling.filled > 0 && rested < REST && !hurried() && !self.stop.load(Ordering::Relaxed) {
+        loop {
+            match self.step(filling, supply.written()) {
+                Some(step) => return step,
+                None if rested >= REST => return Step::Fill,
+                None => {}
+            }
             state = self.changed.wait_timeout(&self.state, state, LOOK);
             rested += LOOK;
         }
-        let piece = if hurried() { PIECE_BYTES_MAX } else { SLOW_PIECE_BYTES };
-        (!self.stop.load(Ordering::Relaxed)).then_some(piece)
+    }
+
+    /// What is to be done at once.
+    fn step(&self, filling: Filling, now: Written) -> Option<Step> {
+        let (bytes, commits) = (now.bytes - filling.before.bytes, now.commits - filling.before.commits);
+        if self.stop.load(Ordering::Relaxed) {
+            return Some(Step::GiveUp);
+        }
+        if self.urgent.load(Ordering::Relaxed) > 0 || bytes > commits.max(COMMITS_MIN) * LARGE_COMMIT_BYTES {
+            return Some(Step::Enough);
+        }
+        (filling.filled < 2 * bytes).then_some(Step::Fill)
     }
 
     /// Somebody is about to wait for the file that is being made, if one is.

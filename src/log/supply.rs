@@ -1,10 +1,10 @@
 //! Where the files of new segments come from: those of segments that have left, else made anew.
 //!
-//! A new file is filled with zeroes, piece by piece, before it is used, so that a commit changes nothing of the file
-//! system. That writes everything twice, and commits wait for the disk meanwhile; so who has time rests between the
-//! pieces ([`Filling`]). The file of a segment that has left has its blocks already, and maybe its
-//! pages; only the block of the header is zeroed. What stands behind stays until frames are written over it, and
-//! [`super::salvage`] says how it is told from them.
+//! The space of a new file is reserved, and it is filled with zeroes from the front, piece by piece: there a commit
+//! changes nothing of the file system, which makes a small one half as long. Filling writes everything twice, and commits
+//! wait for the disk meanwhile; so the log says after each piece whether the file is good as it is ([`Step`]). The
+//! file of a segment that has left has its blocks already, and maybe its pages; only the block of the header is zeroed.
+//! What stands behind stays until frames are written over it, and [`super::salvage`] says how it is told from them.
 //!
 //! # From one life to the next
 //! ```text
@@ -38,20 +38,39 @@ use crate::planted;
 const KEPT_MIN: usize = AHEAD + 1;
 /// At 64 MiB a file: half a GiB.
 const KEPT_MAX: usize = 8;
-/// Most bytes of a piece of a new file.
-pub const PIECE_BYTES_MAX: u64 = 1 << 20;
+/// Of a new file: a commit waits for no more than this.
+pub const PIECE_BYTES: u64 = 256 << 10;
 
 /// How far a new file is, after a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Filling {
     /// Bytes that are filled with zeroes and synced.
     pub filled: u64,
-    /// What the log had written before the first piece, see [`Supply::bytes_written`].
-    pub written_before: u64,
+    /// What the log had written before the first piece.
+    pub before: Written,
 }
 
-/// Says before each piece how large it is, at most [`PIECE_BYTES_MAX`], and may take its time; none to give the file up.
-pub type Pace<'a> = &'a dyn Fn(Filling) -> Option<u64>;
+/// What the log has written since it was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    pub bytes: u64,
+    pub commits: u64,
+}
+
+/// What is to be done with a file that is being filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// One more piece.
+    Fill,
+    /// It is used as it is; where it is not filled, a commit makes the file system note what it has written. Where
+    /// space cannot be reserved, it is filled nevertheless.
+    Enough,
+    /// Nobody needs it.
+    GiveUp,
+}
+
+/// Says after each piece what is next, and may take its time.
+pub type Pace<'a> = &'a dyn Fn(Filling) -> Step;
 
 /// See the module's header.
 #[derive(Debug)]
@@ -88,9 +107,9 @@ impl Supply {
         self.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// What the log has written since it was opened.
-    pub fn bytes_written(&self) -> u64 {
-        self.counters.bytes_written.get()
+    /// What the log has written so far.
+    pub fn written(&self) -> Written {
+        Written { bytes: self.counters.bytes_written.get(), commits: self.counters.syncs.get() }
     }
 
     /// Takes up what an earlier run has left.
@@ -247,17 +266,21 @@ impl Supply {
 
     fn fill(&self, file: &dyn DiskFile, pace: Pace<'_>) -> Result<bool, DiskError> {
         let bytes = self.segment_bytes;
-        file.allocate(bytes)?;
-        let zeroes = vec![0; PIECE_BYTES_MAX.min(bytes) as usize];
-        let mut filling = Filling { filled: 0, written_before: self.bytes_written() };
+        let reserved = file.allocate(bytes)?;
+        let zeroes = vec![0; PIECE_BYTES.min(bytes) as usize];
+        let mut filling = Filling { filled: 0, before: self.written() };
         while filling.filled < bytes {
-            let Some(piece) = pace(filling) else { return Ok(false) };
-            let length = piece.min(bytes - filling.filled);
+            let length = PIECE_BYTES.min(bytes - filling.filled);
             file.write_at(&mut [IoSlice::new(&zeroes[..length as usize])], filling.filled)?;
             // Piece by piece, so that commits never wait behind a whole segment of dirty pages.
             file.sync_data()?;
             self.counters.zero_filled_bytes.add(length);
             filling.filled += length;
+            match pace(filling) {
+                Step::GiveUp => return Ok(false),
+                Step::Enough if reserved => return Ok(true),
+                Step::Enough | Step::Fill => {}
+            }
         }
         Ok(true)
     }

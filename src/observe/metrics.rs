@@ -205,7 +205,7 @@ impl ServerFigures {
             ),
             segments_created: described_counter(
                 "forebay_log_segments_created_total",
-                "Files of new segments that were made and filled with zeroes since the start",
+                "Files of new segments that were made since the start",
             ),
             segments_recycled: described_counter(
                 "forebay_log_segments_recycled_total",

@@ -363,7 +363,7 @@ impl DiskFile for SimFile {
         failure.map_or(Ok(()), |failure| Err(self.fault(Operation::Sync, failure.kind())))
     }
 
-    fn allocate(&self, length: u64) -> Result<(), DiskError> {
+    fn allocate(&self, length: u64) -> Result<bool, DiskError> {
         let mut state = self.disk.change(Operation::Allocate, &self.path, length)?;
         if let Some(failure) = state.failure() {
             if failure != Failure::Device {
@@ -376,7 +376,7 @@ impl DiskFile for SimFile {
             return Err(self.fault(Operation::Allocate, io::ErrorKind::StorageFull));
         }
         state.platter.extend(self.file, length as usize);
-        Ok(())
+        Ok(true)
     }
 
     fn length(&self) -> Result<u64, DiskError> {

@@ -35,6 +35,8 @@ struct State {
     operations: u64,
     /// Bytes that all files can have together, if there is a bound.
     space: Option<u64>,
+    /// Files are made longer without their space.
+    reserves_nothing: bool,
 }
 
 impl State {
@@ -102,6 +104,11 @@ impl CrashDisk {
     /// Bounds the bytes of all files together.
     pub fn bound(&self, bytes: u64) {
         self.lock().space = Some(bytes);
+    }
+
+    /// From now on no space is reserved.
+    pub fn reserve_nothing(&self) {
+        self.lock().reserves_nothing = true;
     }
 
     /// Operations so far that change something.
@@ -298,10 +305,11 @@ impl DiskFile for CrashFile {
         Ok(())
     }
 
-    fn allocate(&self, length: u64) -> Result<(), DiskError> {
+    fn allocate(&self, length: u64) -> Result<bool, DiskError> {
         let mut state = self.disk.change(Operation::Allocate, &self.path)?;
         let grown = state.grow(self.file, length as usize);
-        grown.map_err(|kind| fault(Operation::Allocate, &self.path, kind))
+        let reserved = !state.reserves_nothing;
+        grown.map(|()| reserved).map_err(|kind| fault(Operation::Allocate, &self.path, kind))
     }
 
     fn length(&self) -> Result<u64, DiskError> {

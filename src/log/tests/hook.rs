@@ -135,11 +135,11 @@ impl std::fmt::Debug for HookFile {
 }
 
 impl HookFile {
-    fn run(
+    fn run<T>(
         &self,
         operation: Operation,
-        whole: impl FnOnce(&dyn DiskFile, bool) -> Result<(), DiskError>,
-    ) -> Result<(), DiskError> {
+        whole: impl FnOnce(&dyn DiskFile, bool) -> Result<T, DiskError>,
+    ) -> Result<T, DiskError> {
         let fail = |kind: io::ErrorKind| DiskError::io(operation, self.path.clone(), kind.into());
         match (self.hook)(operation, &self.path) {
             Verdict::Go => whole(&*self.file, false),
@@ -175,7 +175,7 @@ impl DiskFile for HookFile {
         self.run(Operation::Sync, |file, _| file.sync_data())
     }
 
-    fn allocate(&self, length: u64) -> Result<(), DiskError> {
+    fn allocate(&self, length: u64) -> Result<bool, DiskError> {
         self.run(Operation::Allocate, |file, _| file.allocate(length))
     }
 

@@ -9,9 +9,10 @@ use std::sync::{Condvar, Mutex};
 
 use super::super::counters::LogCounters;
 use super::super::spare::SpareMaker;
-use super::super::supply::Supply;
+use super::super::supply::{PIECE_BYTES, Step, Supply};
 use super::super::tail::Blanks as _;
 use super::super::*;
+use super::crash::CrashDisk;
 use super::hook::{HookDisk, Verdict};
 use super::support::*;
 use crate::disk::Operation;
@@ -229,30 +230,52 @@ fn until_ready(spares: &mut SpareMaker) {
 }
 
 #[test]
-fn a_file_that_has_time_is_made_in_small_pieces() {
+fn a_file_that_has_time_is_filled_piece_by_piece() {
     let dir = tempfile::tempdir().unwrap();
     let (mut spares, counters, syncs) = spares(dir.path(), 0);
-    let counted = || syncs.swap(0, Ordering::Relaxed);
     spares.want(SegmentNumber(1));
     until_ready(&mut spares);
-    assert_eq!(counted(), 64, "256 KiB each");
+    assert_eq!(syncs.swap(0, Ordering::Relaxed), 64, "256 KiB each");
     spares.want(SegmentNumber(2));
-    counters.bytes_written.add(1 << 30);
     while counters.zero_filled_bytes.get() == 16 << 20 {
         std::thread::yield_now();
     }
-    counters.bytes_written.add(1 << 30);
+    // Small commits, however many.
+    counters.syncs.add(1 << 20);
+    counters.bytes_written.add(4 << 30);
     until_ready(&mut spares);
-    let fast = counted();
-    assert!((16..40).contains(&fast), "{fast}: 1 MiB each, once the log was written");
-    spares.want(SegmentNumber(3));
-    drop(spares.wait().unwrap());
-    let awaited = counted();
-    assert!((16..40).contains(&awaited), "{awaited}: 1 MiB each, once somebody waited");
+    assert_eq!(syncs.load(Ordering::Relaxed), 64);
+    assert_eq!(counters.zero_filled_bytes.get(), 32 << 20);
 }
 
 #[test]
-fn files_that_a_full_disk_lacked_are_made_in_large_pieces() {
+fn who_waits_gets_a_file_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut spares, counters, _) = spares(dir.path(), 0);
+    spares.want(SegmentNumber(1));
+    let blank = spares.wait().unwrap();
+    assert_eq!(blank.file.length().unwrap(), 16 << 20);
+    let filled = counters.zero_filled_bytes.get();
+    assert!(filled < 16 << 20, "{filled}");
+}
+
+#[test]
+fn for_large_commits_little_is_filled() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut spares, counters, syncs) = spares(dir.path(), 0);
+    spares.want(SegmentNumber(1));
+    while counters.zero_filled_bytes.get() == 0 {
+        std::thread::yield_now();
+    }
+    counters.syncs.add(10);
+    counters.bytes_written.add(10 << 20);
+    until_ready(&mut spares);
+    let pieces = syncs.load(Ordering::Relaxed);
+    assert!(pieces < 64, "{pieces}");
+}
+
+#[test]
+fn files_that_a_full_disk_lacked_are_there_as_soon_as_it_has_space() {
     let dir = tempfile::tempdir().unwrap();
     let (mut spares, _, syncs) = spares(dir.path(), 1);
     spares.want(SegmentNumber(1));
@@ -262,8 +285,19 @@ fn files_that_a_full_disk_lacked_are_made_in_large_pieces() {
     until_ready(&mut spares);
     spares.want(SegmentNumber(2));
     until_ready(&mut spares);
-    assert_eq!(syncs.swap(0, Ordering::Relaxed), 32, "1 MiB each");
+    assert_eq!(syncs.swap(0, Ordering::Relaxed), 2, "one piece each");
     spares.want(SegmentNumber(3));
     until_ready(&mut spares);
     assert_eq!(syncs.load(Ordering::Relaxed), 64, "there is time again");
+}
+
+#[test]
+fn where_no_space_can_be_reserved_every_file_is_filled() {
+    let (disk, counters) = (CrashDisk::default(), Arc::new(LogCounters::default()));
+    let supply = Supply::new(Arc::new(disk.clone()), 1 << 20, counters.clone());
+    supply.prepare(SegmentNumber(1), &|_| Step::Enough).unwrap();
+    assert_eq!(counters.zero_filled_bytes.get(), PIECE_BYTES);
+    disk.reserve_nothing();
+    supply.prepare(SegmentNumber(2), &|_| Step::Enough).unwrap();
+    assert_eq!(counters.zero_filled_bytes.get(), PIECE_BYTES + (1 << 20));
 }

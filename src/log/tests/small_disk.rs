@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::super::reserve::Reserve;
-use super::super::supply::{PIECE_BYTES_MAX, Supply, free_bytes_wanted};
+use super::super::supply::{Step, Supply, free_bytes_wanted};
 use super::super::tail::AHEAD;
 use super::super::*;
 use super::crash::{CrashDisk, Unsynced};
@@ -97,7 +97,7 @@ fn two_segments() -> (CrashDisk, Supply) {
 #[test]
 fn the_log_leaves_space_for_a_reserve_that_was_drawn_on() {
     let (disk, supply) = two_segments();
-    let prepare = |number| supply.prepare(SegmentNumber(number), &|_| Some(PIECE_BYTES_MAX));
+    let prepare = |number| supply.prepare(SegmentNumber(number), &|_| Step::Fill);
     let is_full = |number| prepare(number).err().is_some_and(|error| error.is_no_space());
     supply.restore(Reserve::Reclaim, SEGMENT_BYTES).unwrap();
     assert!(prepare(1).unwrap().is_some());
@@ -127,7 +127,7 @@ fn the_log_leaves_space_for_a_reserve_that_was_drawn_on() {
 #[test]
 fn a_reserve_that_the_disk_is_too_small_for_takes_nothing_from_the_log() {
     let (disk, supply) = two_segments();
-    let prepare = |number| supply.prepare(SegmentNumber(number), &|_| Some(PIECE_BYTES_MAX));
+    let prepare = |number| supply.prepare(SegmentNumber(number), &|_| Step::Fill);
     assert!(prepare(1).unwrap().is_some() && prepare(2).unwrap().is_some());
     supply.restore(Reserve::Reclaim, SEGMENT_BYTES).unwrap();
     disk.rename(&segment::path(SegmentNumber(1)), &segment::free_path(SegmentNumber(1))).unwrap();
@@ -146,7 +146,7 @@ fn with_as_much_free_as_is_told_the_files_that_are_kept_ready_are_made_though_al
     disk.bound(free_bytes_wanted(SEGMENT_BYTES));
     assert!(!supply.lacks_space(AHEAD).unwrap());
     for number in 1..=AHEAD as u64 {
-        let made = supply.prepare(SegmentNumber(number), &|_| Some(PIECE_BYTES_MAX)).unwrap();
+        let made = supply.prepare(SegmentNumber(number), &|_| Step::Fill).unwrap();
         assert!(made.is_some());
     }
 }

@@ -185,9 +185,9 @@ impl DiskFile for MemoryFile {
         Ok(())
     }
 
-    fn allocate(&self, length: u64) -> Result<(), DiskError> {
+    fn allocate(&self, length: u64) -> Result<bool, DiskError> {
         self.change(|bytes| grow(bytes, length as usize));
-        Ok(())
+        Ok(true)
     }
 
     fn length(&self) -> Result<u64, DiskError> {
