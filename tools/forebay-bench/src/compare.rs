@@ -1,6 +1,6 @@
 //! `compare`: Forebay and its peers on one machine, one after the other in each run. Feature `peers`.
 //!
-//! Every system has a fresh server, and a new queue for each figure. Publishing goes over one pipelined connection, one
+//! Every system has a fresh server, and a new queue for each figure, which is deleted behind it. Publishing goes over one pipelined connection, one
 //! message of 1 KiB at a time. Peers that answer before they sync are compared with a Forebay that does not. Consuming
 //! is measured where filling takes no longer than it must: not on peers that sync before each answer.
 
@@ -18,7 +18,7 @@ use crate::limit::Limit;
 use crate::peers;
 use crate::peers::servers::{PeerServer, Syncing, find};
 use crate::report::{Figures, Report, repeat};
-use crate::site::{Site, check, create_queues, queue_names, stored};
+use crate::site::{Site, check, create_queues, delete_queues, queue_names, stored};
 
 const BODY_BYTES: u64 = 1 << 10;
 /// Messages under way.
@@ -185,6 +185,7 @@ async fn stream(clients: &Clients, in_flight: u64, time: Duration) -> Result<f64
     let form = Form { body_bytes: BODY_BYTES, batch: 1, in_flight: in_flight as usize };
     let published = publish_stream(clients, &names, form, Length::Time(time)).await?;
     check("messages in the queue", stored(clients, &names).await?, published.messages)?;
+    delete_queues(clients, &names).await?;
     Ok(published.rate())
 }
 
