@@ -269,19 +269,21 @@ impl Supply {
         let reserved = file.allocate(bytes)?;
         let zeroes = vec![0; PIECE_BYTES.min(bytes) as usize];
         let mut filling = Filling { filled: 0, before: self.written() };
-        while filling.filled < bytes {
-            let length = PIECE_BYTES.min(bytes - filling.filled);
+        loop {
+            let length = (zeroes.len() as u64).min(bytes - filling.filled);
             file.write_at(&mut [IoSlice::new(&zeroes[..length as usize])], filling.filled)?;
             // Piece by piece, so that commits never wait behind a whole segment of dirty pages.
             file.sync_data()?;
             self.counters.zero_filled_bytes.add(length);
             filling.filled += length;
+            if filling.filled == bytes {
+                return Ok(true);
+            }
             match pace(filling) {
                 Step::GiveUp => return Ok(false),
                 Step::Enough if reserved => return Ok(true),
                 Step::Enough | Step::Fill => {}
             }
         }
-        Ok(true)
     }
 }

@@ -106,8 +106,10 @@ fn the_first_failure_is_kept_and_nothing_is_written_after_it() {
     let syncs = Arc::new(AtomicU64::new(0));
     let failed_at = Arc::new(Mutex::new(BTreeMap::<String, u64>::new()));
     let (counted, writes_after) = (syncs.clone(), failed_at.clone());
+    let open = Arc::new(AtomicBool::new(false));
+    let is_open = open.clone();
     let disk = HookDisk::over(dir.path(), move |operation, path| {
-        if !is_first(path) {
+        if !is_first(path) || !is_open.load(Ordering::Relaxed) {
             return Verdict::Go;
         }
         let failed = counted.load(Ordering::Relaxed) >= 3;
@@ -120,8 +122,9 @@ fn the_first_failure_is_kept_and_nothing_is_written_after_it() {
         Verdict::Go
     });
     let mut harness = try_open(disk, options()).unwrap();
+    open.store(true, Ordering::Relaxed);
     let ticket = (0..9).map(|offset| harness.submit(vec![run(offset, 1, 100)])).last().unwrap();
-    // Another batch each time, until a sync fails: 2 of open, then one per frame.
+    // Another batch each time, until a sync fails: one per frame.
     let mut error = harness.wait(ticket).err();
     for offset in 9..100 {
         if error.is_some() {

@@ -43,7 +43,8 @@ fn a_steady_flow_fills_a_handful_of_files_with_zeroes() {
     let counters = harness.log.counters();
     let (created, recycled) = (counters.segments_created.get(), counters.segments_recycled.get());
     assert!((3..=9).contains(&created) && recycled >= 40, "{created} created, {recycled} recycled");
-    assert_eq!(counters.zero_filled_bytes.get(), created * SEGMENT_BYTES);
+    let filled = counters.zero_filled_bytes.get();
+    assert!((1..=created * SEGMENT_BYTES).contains(&filled), "{filled} bytes of {created} files");
     assert!(names(dir.path(), "seg") + names(dir.path(), "free") <= created as usize);
     harness.log.close().unwrap();
     let waiting = names(dir.path(), "free");

@@ -31,9 +31,10 @@ pub struct Ended {
     pub stderr: String,
 }
 
-/// Options of the servers of a run: small log files, so that the log rolls over often.
+/// Options of the servers of a run: small log files, so that the log rolls over often, and of two pieces, so that some
+/// are used before they are filled with zeroes.
 pub fn options() -> ServerOptions {
-    ServerOptions { config: "segment_bytes = 262144\n".to_owned(), ..ServerOptions::default() }
+    ServerOptions { config: "segment_bytes = 524288\n".to_owned(), ..ServerOptions::default() }
 }
 
 /// See the module's header.
