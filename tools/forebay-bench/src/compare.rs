@@ -1,8 +1,9 @@
 //! `compare`: Forebay and its peers on one machine, one after the other in each run. Feature `peers`.
 //!
-//! Every system has a fresh server, and a new queue for each figure, which is deleted behind it. Publishing goes over one pipelined connection, one
-//! message of 1 KiB at a time. Peers that answer before they sync are compared with a Forebay that does not. Consuming
-//! is measured where filling takes no longer than it must: not on peers that sync before each answer.
+//! Every system has a fresh server, and a new queue for each figure, which is deleted behind it. Publishing goes over one
+//! pipelined connection, one message of 1 KiB at a time. Peers that answer before they sync are compared with a Forebay
+//! that does not. Consuming is measured where filling takes no longer than it must: not on peers that sync before each
+//! answer.
 
 use std::path::PathBuf;
 use std::time::Duration;
